@@ -1,0 +1,204 @@
+//! Stream pipes and the bus: changes become events, events reach the targets of rules.
+//!
+//! Promise: every change passes the enrichment once, in order; a record that makes it fail is
+//! found by bisection and goes to the pipe's dead letters, and never blocks the rest. It
+//! deliberately gives consumers no order and may deliver twice as far as they know.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use wims_stack::{Doc, EventView, Field, Node, Tree};
+
+use crate::engine::{Cause, Engine};
+use crate::functions::{PutEvent, StreamRecord};
+use crate::plan::{Plan, StreamPlan, TargetKind, TargetPlan};
+use crate::record::{Published, Record, Sent};
+use crate::state::StreamChange;
+
+impl Engine {
+    /// Lets every stream pipe see the changes it has not seen, as far as the frame has room.
+    pub(crate) fn run_streams(&mut self, plan: &Plan) {
+        for (at, stream) in plan.streams.iter().enumerate() {
+            let before = self.positions[at];
+            while self.journal.has_room() {
+                let batch = self.next_batch(stream, self.positions[at]);
+                let Some(last) = batch.last() else { break };
+                self.positions[at] = last.seq;
+                self.enrich(plan, stream, &batch);
+            }
+            if self.positions[at] != before {
+                let seq = self.positions[at];
+                self.emit(Cause::default(), Record::Cursor { consumer: stream.number, seq });
+            }
+        }
+    }
+
+    fn next_batch(&self, stream: &StreamPlan, after: u64) -> Vec<StreamChange> {
+        let changes = &self.state.stream;
+        let start = changes.partition_point(|change| change.seq <= after);
+        let of_table = changes.range(start..).filter(|change| change.table == stream.table);
+        of_table.take(stream.batch_size).cloned().collect()
+    }
+
+    /// Enriches a batch; when that fails, its halves, down to the poison record.
+    fn enrich(&mut self, plan: &Plan, stream: &StreamPlan, batch: &[StreamChange]) {
+        let records: Vec<_> = batch
+            .iter()
+            .map(|change| StreamRecord { old: change.old.as_ref(), new: change.new.as_ref() })
+            .collect();
+        match catch_unwind(AssertUnwindSafe(|| (stream.enrich)(&records))) {
+            Ok(events) => {
+                events.into_iter().for_each(|event| self.publish(plan, stream.bus, batch, event));
+            }
+            Err(_) => match batch {
+                [poison] => self.bury_change(plan, stream, poison),
+                _ => {
+                    let (left, right) = batch.split_at(batch.len() / 2);
+                    self.enrich(plan, stream, left);
+                    self.enrich(plan, stream, right);
+                }
+            },
+        }
+    }
+
+    fn publish(&mut self, plan: &Plan, bus: u16, batch: &[StreamChange], event: PutEvent) {
+        let change = &batch[event.record];
+        let mut cause = Cause { seq: change.seq, replay: change.replay };
+        let mut detail = event.detail;
+        if event.by_value {
+            let doc = detail.to_doc();
+            detail = Tree::Doc(doc.clone());
+            cause.seq = self.emit(
+                cause,
+                Record::Event(Published {
+                    bus,
+                    source: event.source.into(),
+                    detail_type: event.detail_type.into(),
+                    detail: doc,
+                }),
+            );
+        }
+        let view = EventView {
+            source: event.source,
+            detail_type: event.detail_type,
+            detail: detail.node(),
+        };
+        self.route(plan, bus, &view, cause);
+    }
+
+    /// Hands an event to the targets of every rule of the bus that matches.
+    fn route(&mut self, plan: &Plan, bus: u16, event: &EventView<'_>, cause: Cause) {
+        let mut found = std::mem::take(&mut self.found);
+        plan.index.matching(event, &mut found);
+        for at in found.drain(..) {
+            let rule = &plan.rules[at];
+            for target in rule.targets.iter().filter(|_| rule.bus == bus) {
+                self.deliver(plan, &rule.name, target, event, cause);
+            }
+        }
+        self.found = found;
+    }
+
+    fn deliver(
+        &mut self,
+        plan: &Plan,
+        rule: &str,
+        target: &TargetPlan,
+        event: &EventView<'_>,
+        cause: Cause,
+    ) {
+        match &target.to {
+            TargetKind::Workflow(at) => {
+                if let Err(error) = self.start_execution(plan, *at, event, cause) {
+                    let reason = format!("{}: {error}", plan.workflows[*at].name);
+                    self.bury_event(plan, target.dead_letters, rule, event, &reason, cause);
+                }
+            }
+            TargetKind::Queue(queue, message) => {
+                let body = message.render(event);
+                self.send(*queue, body, None, cause);
+            }
+            TargetKind::Topic(topic) => self.publish_to_topic(plan, *topic, event, cause),
+            TargetKind::Log => {}
+        }
+    }
+
+    /// Sends a message, visible at once.
+    pub(crate) fn send(&mut self, queue: u16, body: Doc, attributes: Option<Doc>, cause: Cause) {
+        let visible_at_ms = self.state.clock_ms;
+        self.emit(cause, Record::Sent(Sent { queue, body, attributes, visible_at_ms }));
+    }
+
+    /// Puts an event that a target cannot take among the dead letters.
+    pub(crate) fn bury_event(
+        &mut self,
+        plan: &Plan,
+        dead_letters: u16,
+        rule: &str,
+        event: &EventView<'_>,
+        reason: &str,
+        cause: Cause,
+    ) {
+        let attributes =
+            Doc::object(&[("ERROR_MESSAGE", Field::Str(reason)), ("RULE_ARN", Field::Str(rule))]);
+        self.bury(plan, dead_letters, event_doc(event), attributes, cause);
+    }
+
+    fn bury_change(&mut self, plan: &Plan, stream: &StreamPlan, change: &StreamChange) {
+        let image = |doc: &Option<Doc>| doc.clone().unwrap_or_else(|| Doc::build(|w| w.null()));
+        let (old, new) = (image(&change.old), image(&change.new));
+        let body = Doc::object(&[
+            ("NewImage", Field::View(new.view())),
+            ("OldImage", Field::View(old.view())),
+            ("sequence", Field::Int(i64::try_from(change.seq).unwrap_or(i64::MAX))),
+        ]);
+        let reason = "the enrichment failed on this record";
+        let attributes = Doc::object(&[("ERROR_MESSAGE", Field::Str(reason))]);
+        let cause = Cause { seq: change.seq, replay: change.replay };
+        self.bury(plan, stream.dead_letters, body, attributes, cause);
+    }
+
+    /// Sends a dead letter and tells whoever wants to know.
+    pub(crate) fn bury(
+        &mut self,
+        plan: &Plan,
+        dead_letters: u16,
+        body: Doc,
+        attributes: Doc,
+        cause: Cause,
+    ) {
+        let reason = attributes.str("ERROR_MESSAGE").unwrap_or("").to_owned();
+        self.send(dead_letters, body, Some(attributes), cause);
+        let Some(queue) = plan.queues.get(&dead_letters) else { return };
+        if let Some(topic) = queue.alarm {
+            let detail =
+                Doc::object(&[("queue", Field::Str(&queue.name)), ("reason", Field::Str(&reason))]);
+            self.raise_alarm(plan, topic, "deadLetter", &detail, cause);
+        }
+    }
+
+    /// Tells a topic of trouble inside the runtime.
+    pub(crate) fn raise_alarm(
+        &mut self,
+        plan: &Plan,
+        topic: usize,
+        detail_type: &str,
+        detail: &Doc,
+        cause: Cause,
+    ) {
+        let event =
+            EventView { source: "wims.runtime", detail_type, detail: Node::View(detail.view()) };
+        self.publish_to_topic(plan, topic, &event, cause);
+    }
+}
+
+/// The event as a message carries it: `{source, detail-type, detail}`.
+pub(crate) fn event_doc(event: &EventView<'_>) -> Doc {
+    Doc::build(|w| {
+        w.map(|w| {
+            w.key("detail");
+            event.detail.write(w);
+            w.entry("detail-type", Field::Str(event.detail_type));
+            w.entry("source", Field::Str(event.source));
+        });
+    })
+}

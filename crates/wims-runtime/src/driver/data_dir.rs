@@ -1,0 +1,278 @@
+//! The data directory: who may use it, and the journal's segments in it.
+//!
+//! Promise: one process at a time, only a directory of ours, only a format we know; a segment is
+//! whole before it is used. It deliberately never deletes what it does not understand.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, OFlags, flock};
+
+use crate::frame::{PAGE, SegmentHeader};
+use crate::journal::FrameWrite;
+use crate::recovery::SegmentStore;
+
+const MARKER: &str = "WIMS";
+const MARKER_TEXT: &str = "A data directory of wims, format 1. Back it up as a whole.\n";
+/// Zeroes are written in pieces of this size, so that commits get their turn in between.
+const ZERO_CHUNK: usize = 1 << 20;
+
+/// Why a data directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DataDirError {
+    /// It cannot be created or written.
+    #[error("the data directory {path} cannot be used: {source}")]
+    Unusable {
+        /// Its path.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Another process uses it.
+    #[error(
+        "the data directory {path} is in use by another wims; stop that one first, or choose \
+         another directory with --data-dir"
+    )]
+    Locked {
+        /// Its path.
+        path: PathBuf,
+    },
+    /// Its contents are not ours.
+    #[error(
+        "{path} is not empty and not a data directory of wims; choose an empty or new one with \
+         --data-dir"
+    )]
+    Foreign {
+        /// Its path.
+        path: PathBuf,
+    },
+    /// Another version wrote it.
+    #[error("the data directory {path} has another format than this version of wims reads")]
+    Format {
+        /// Its path.
+        path: PathBuf,
+    },
+}
+
+/// A locked data directory.
+pub struct DataDir {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl DataDir {
+    /// Opens and locks the directory, created if absent.
+    ///
+    /// # Errors
+    /// When it cannot be used, is in use, or is not ours; nothing was changed then.
+    pub fn open(path: &Path) -> Result<DataDir, DataDirError> {
+        let unusable = |source| DataDirError::Unusable { path: path.into(), source };
+        fs::create_dir_all(path).map_err(unusable)?;
+        check_marker(path)?;
+        let lock = open_lock(path).map_err(unusable)?;
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Err(DataDirError::Locked { path: path.into() });
+        }
+        write_marker(path).map_err(unusable)?;
+        fs::create_dir_all(path.join("journal")).map_err(unusable)?;
+        sync_dir(path).map_err(unusable)?;
+        Ok(DataDir { path: path.into(), _lock: lock })
+    }
+
+    /// A path inside it.
+    pub fn join(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Its segments.
+    pub fn segments(&self) -> SegmentFiles {
+        SegmentFiles { dir: self.path.join("journal") }
+    }
+}
+
+fn check_marker(path: &Path) -> Result<(), DataDirError> {
+    match fs::read_to_string(path.join(MARKER)) {
+        Ok(text) if text == MARKER_TEXT => Ok(()),
+        Ok(_) => Err(DataDirError::Format { path: path.into() }),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let entries = fs::read_dir(path)
+                .map_err(|source| DataDirError::Unusable { path: path.into(), source })?;
+            // A crash may have left the lock alone.
+            let foreign = entries.flatten().any(|entry| entry.file_name() != "lock");
+            if foreign { Err(DataDirError::Foreign { path: path.into() }) } else { Ok(()) }
+        }
+        Err(source) => Err(DataDirError::Unusable { path: path.into(), source }),
+    }
+}
+
+fn open_lock(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new().create(true).truncate(false).write(true).open(path.join("lock"))
+}
+
+fn write_marker(path: &Path) -> std::io::Result<()> {
+    if path.join(MARKER).exists() {
+        return Ok(());
+    }
+    let temporary = path.join("lock");
+    let mut file = OpenOptions::new().write(true).open(&temporary)?;
+    file.sync_all()?;
+    file.flush()?;
+    let marker = path.join(format!("{MARKER}.new"));
+    fs::write(&marker, MARKER_TEXT)?;
+    File::open(&marker)?.sync_all()?;
+    fs::rename(&marker, path.join(MARKER))
+}
+
+fn sync_dir(path: &Path) -> std::io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// The journal's segments as files.
+#[derive(Clone)]
+pub struct SegmentFiles {
+    dir: PathBuf,
+}
+
+impl SegmentFiles {
+    fn path(&self, segment: u64) -> PathBuf {
+        self.dir.join(format!("{segment:020}.seg"))
+    }
+
+    /// Creates a zero-filled segment, its first page last, and makes it durable.
+    ///
+    /// # Errors
+    /// When the disk is full or fails; nothing of it is left then.
+    pub fn prepare(&self, header: &SegmentHeader) -> std::io::Result<()> {
+        let path = self.path(header.number);
+        let prepared = fill(&path, header).and_then(|()| sync_dir(&self.dir));
+        if prepared.is_err() {
+            // Without it the next try starts clean; a left-over is discarded by recovery.
+            let _ = fs::remove_file(&path);
+        }
+        prepared
+    }
+
+    /// Removes a segment.
+    ///
+    /// # Errors
+    /// When the system says no.
+    pub fn remove(&self, segment: u64) -> std::io::Result<()> {
+        fs::remove_file(self.path(segment))?;
+        sync_dir(&self.dir)
+    }
+
+    /// A writer of frames.
+    pub fn writer(&self) -> FrameWriter {
+        FrameWriter { files: self.clone(), open: None, aligned: Vec::new() }
+    }
+
+    /// Opens a segment for reading what is durable.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn open(&self, segment: u64) -> std::io::Result<File> {
+        File::open(self.path(segment))
+    }
+}
+
+fn fill(path: &Path, header: &SegmentHeader) -> std::io::Result<()> {
+    let mut file = OpenOptions::new().create(true).truncate(true).write(true).open(path)?;
+    let zeroes = vec![0; ZERO_CHUNK];
+    let mut left = usize::try_from(header.bytes).expect("a segment fits into memory");
+    while left > 0 {
+        let piece = left.min(ZERO_CHUNK);
+        file.write_all(&zeroes[..piece])?;
+        left -= piece;
+        file.sync_data()?;
+    }
+    file.seek(SeekFrom::Start(0))?;
+    file.write_all(&header.page())?;
+    file.sync_all()
+}
+
+/// Writes frames durably.
+pub struct FrameWriter {
+    files: SegmentFiles,
+    open: Option<(u64, File, bool)>,
+    aligned: Vec<u8>,
+}
+
+impl FrameWriter {
+    /// Writes a frame; durable when it returns.
+    ///
+    /// # Errors
+    /// When the write or its sync failed: what is on disk is unknown then, so nothing may be
+    /// written any more.
+    pub fn write(&mut self, frame: &FrameWrite) -> std::io::Result<()> {
+        self.open(frame.segment)?;
+        let Some((_, file, direct)) = &self.open else { return Err(ErrorKind::NotFound.into()) };
+        if *direct {
+            let bytes = aligned(&mut self.aligned, &frame.bytes);
+            return file.write_all_at(bytes, frame.offset);
+        }
+        file.write_all_at(&frame.bytes, frame.offset)?;
+        file.sync_data()
+    }
+
+    fn open(&mut self, segment: u64) -> std::io::Result<()> {
+        if self.open.as_ref().is_some_and(|(open, ..)| *open == segment) {
+            return Ok(());
+        }
+        let path = self.files.path(segment);
+        let flags = i32::try_from((OFlags::DIRECT | OFlags::DSYNC).bits()).unwrap_or(0);
+        let direct = OpenOptions::new().write(true).custom_flags(flags).open(&path);
+        // A file system without direct writes gets plain ones and a sync after each.
+        self.open = Some(match direct {
+            Ok(file) => (segment, file, true),
+            Err(_) => (segment, OpenOptions::new().write(true).open(&path)?, false),
+        });
+        Ok(())
+    }
+}
+
+/// A copy of `bytes` that starts on a page in memory, as direct writes need.
+fn aligned<'a>(buffer: &'a mut Vec<u8>, bytes: &[u8]) -> &'a [u8] {
+    if buffer.len() < bytes.len() + PAGE {
+        buffer.resize(bytes.len() + PAGE, 0);
+    }
+    let start = buffer.as_ptr().align_offset(PAGE);
+    let place = &mut buffer[start..start + bytes.len()];
+    place.copy_from_slice(bytes);
+    place
+}
+
+impl SegmentStore for SegmentFiles {
+    fn list(&mut self) -> Result<Vec<u64>, String> {
+        let entries = fs::read_dir(&self.dir).map_err(|error| error.to_string())?;
+        let names = entries.flatten().map(|entry| entry.file_name());
+        let numbers = names.filter_map(|name| {
+            name.to_str().and_then(|name| name.strip_suffix(".seg")).and_then(|n| n.parse().ok())
+        });
+        Ok(numbers.collect())
+    }
+
+    fn read(&mut self, segment: u64, len: usize) -> Result<Vec<u8>, String> {
+        let failed = |error: std::io::Error| format!("{}: {error}", self.path(segment).display());
+        let mut bytes = Vec::new();
+        let file = File::open(self.path(segment)).map_err(failed)?;
+        file.take(len as u64).read_to_end(&mut bytes).map_err(failed)?;
+        Ok(bytes)
+    }
+
+    fn cut(&mut self, segment: u64, offset: u64) -> Result<(), String> {
+        let zero = || -> std::io::Result<()> {
+            let file = OpenOptions::new().write(true).open(self.path(segment))?;
+            let len = file.metadata()?.len();
+            let zeroes = vec![0; usize::try_from(len - offset).unwrap_or(0)];
+            file.write_all_at(&zeroes, offset)?;
+            file.sync_all()
+        };
+        zero().map_err(|error| format!("{}: {error}", self.path(segment).display()))
+    }
+
+    fn discard(&mut self, segment: u64) -> Result<(), String> {
+        self.remove(segment).map_err(|error| error.to_string())
+    }
+}

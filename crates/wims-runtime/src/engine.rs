@@ -1,0 +1,452 @@
+//! The engine: owns all state, is synchronous and deterministic, and never waits.
+//!
+//! A step takes inputs, carries them and everything that follows from them as far as its budget
+//! goes, and hands out what is to be done. Promise: nothing leaves before the frame that holds
+//! everything it saw is durable; a consumer's cursor, its effects and their events are one frame.
+//! It deliberately reads no clock, no disk and no network.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use wims_stack::{Doc, Stack};
+
+use crate::api_pipe::ApiPipe;
+use crate::functions::{Functions, RouteInput};
+use crate::io::{Answer, Input, Now, Output, Ticket};
+use crate::journal::Journal;
+use crate::mails::Mails;
+use crate::plan::{Plan, PlanError, compile, resource_names};
+use crate::record::{Entry, Named, Record};
+use crate::recovery::{Recovered, RecoveryBugs, RecoveryError, SegmentStore, recover};
+use crate::state::State;
+use crate::sweep::Sweep;
+use crate::transact::TransactFailure;
+
+/// Changes not yet through the pipe at which intake is refused.
+pub const CHANGE_LAG_MAX: usize = 100_000;
+/// Bytes of a segment unless configured otherwise.
+pub const SEGMENT_BYTES: u64 = 64 << 20;
+/// An idle journal is closed with an empty frame after this long.
+const CLOSE_AFTER_MS: u64 = 500;
+
+/// How an engine is set up.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// Bytes of a segment.
+    pub segment_bytes: u64,
+    /// Intake is refused above this estimate of memory in bytes.
+    pub memory_max: u64,
+    /// Seed of ids and jitter.
+    pub seed: u64,
+    /// Planted bugs; all off except in the simulator's own tests.
+    pub bugs: EngineBugs,
+}
+
+impl Default for EngineOptions {
+    fn default() -> EngineOptions {
+        EngineOptions {
+            segment_bytes: SEGMENT_BYTES,
+            memory_max: u64::MAX,
+            seed: 0,
+            bugs: EngineBugs::default(),
+        }
+    }
+}
+
+/// Planted bugs; the simulator must find each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EngineBugs {
+    /// Replies before the frame is durable.
+    pub reply_before_sync: bool,
+    /// Writes without waiting for the disk; the simulated disk looks at it.
+    pub skip_sync: bool,
+    /// Commits a transaction although its conditions fail.
+    pub ignore_conditions: bool,
+    /// Makes a new key for each try of a call.
+    pub new_key_on_retry: bool,
+    /// Calls without preparing: the order may not be reserved.
+    pub call_unprepared: bool,
+    /// Writes a consumer's cursor without its effects being in the same frame.
+    pub cursor_apart: bool,
+    /// See [`RecoveryBugs`].
+    pub recovery: RecoveryBugs,
+}
+
+/// Why an engine does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The stack refers to something that is not there.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The journal must not be used.
+    #[error(transparent)]
+    Recovery(#[from] RecoveryError),
+}
+
+/// What something follows from.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Cause {
+    /// Sequence of a record; 0 for a request or a timer.
+    pub seq: u64,
+    /// Whether a replay is at its root.
+    pub replay: bool,
+}
+
+/// The engine; see the module.
+pub struct Engine {
+    pub(crate) plan: Arc<Plan>,
+    pub(crate) stack: Arc<Stack>,
+    pub(crate) state: State,
+    pub(crate) journal: Journal,
+    pub(crate) rng: fastrand::Rng,
+    pub(crate) now: Now,
+    pub(crate) options: EngineOptions,
+    /// Outputs that wait until everything up to a sequence is durable, in order.
+    held: VecDeque<(u64, Output)>,
+    in_flight_seq: u64,
+    pub(crate) api_pipes: Vec<ApiPipe>,
+    pub(crate) mails: Mails,
+    pub(crate) sweep: Sweep,
+    /// The last sequence each stream pipe has seen, cursors not yet written included.
+    pub(crate) positions: Vec<u64>,
+    pub(crate) found: Vec<usize>,
+    pub(crate) history_busy: bool,
+    pub(crate) history_retry_ms: u64,
+    ids_given: bool,
+    prepare_retry_ms: u64,
+    last_write_ms: u64,
+}
+
+impl Engine {
+    /// An engine for `stack` on the journal in `store`, recovered.
+    ///
+    /// # Errors
+    /// When the stack cannot run or the journal must not be used; nothing was changed then.
+    pub fn start(
+        stack: &Stack,
+        functions: &Functions,
+        store: &mut impl SegmentStore,
+        options: EngineOptions,
+        now: Now,
+    ) -> Result<(Engine, Recovered), StartError> {
+        let names = resource_names(stack);
+        let planned = |name: &str| names.iter().position(|n| n == name).map(|at| at as u16);
+        compile(stack, functions, &planned)?;
+        let mut state = State::new(stack.tables.clone());
+        let recovered = recover(store, options.bugs.recovery, |_, entry| state.apply(entry))?;
+        let slept_ms = now.wall_ms.saturating_sub(recovered.last_wall_ms);
+        state.clock_ms = recovered.last_clock_ms + if recovered.frames > 0 { slept_ms } else { 0 };
+        let journal = Journal::new(options.segment_bytes, recovered.end.clone());
+        let mut engine = Engine {
+            plan: Arc::new(Plan::empty()),
+            stack: Arc::new(stack.clone()),
+            state,
+            journal,
+            rng: fastrand::Rng::with_seed(options.seed),
+            now,
+            options,
+            held: VecDeque::new(),
+            in_flight_seq: 0,
+            api_pipes: Vec::new(),
+            mails: Mails::default(),
+            sweep: Sweep::default(),
+            positions: Vec::new(),
+            found: Vec::new(),
+            history_busy: false,
+            history_retry_ms: 0,
+            ids_given: false,
+            prepare_retry_ms: 0,
+            last_write_ms: 0,
+        };
+        engine.begin(functions)?;
+        Ok((engine, recovered))
+    }
+
+    /// Gives new resources their numbers, resolves the stack, and takes up what a former life
+    /// left: messages it held can be received again.
+    fn begin(&mut self, functions: &Functions) -> Result<(), StartError> {
+        for name in resource_names(&self.stack) {
+            if self.state.number(&name).is_none() {
+                let id = u16::try_from(self.state.names.len()).expect("far below 65,536 names");
+                self.emit(Cause::default(), Record::Named(Named { id, name }));
+            }
+        }
+        let plan = compile(&self.stack, functions, &|name| self.state.number(name))?;
+        for stream in &plan.streams {
+            let at = self.state.cursors.get(&stream.number).copied().unwrap_or(0);
+            self.positions.push(at);
+        }
+        self.plan = Arc::new(plan);
+        self.start_api_pipes();
+        self.release_held();
+        Ok(())
+    }
+
+    /// One step: takes all inputs and appends what is to be done to `outputs`.
+    pub fn step(&mut self, now: Now, inputs: &mut Vec<Input>, outputs: &mut Vec<Output>) {
+        self.advance_clock(now);
+        for input in inputs.drain(..) {
+            self.take(input, outputs);
+        }
+        let plan = self.plan.clone();
+        self.wake_executions(&plan);
+        self.run_streams(&plan);
+        self.pump_api_pipes(&plan);
+        self.pump_mails(&plan);
+        self.run_streams(&plan);
+        self.run_sweep();
+        self.note_ids();
+        self.feed_history();
+        self.submit(outputs);
+        self.release(outputs);
+    }
+
+    /// When the next step is due without any input, in microseconds of monotonic time.
+    pub fn next_step_us(&self) -> Option<u64> {
+        let clock_ms = self.state.clock_ms;
+        let queues = self.state.queue_numbers();
+        let appears = queues.filter_map(|queue| self.state.queue(queue).next_appears_ms());
+        let wakes = self.state.wakes.first().map(|(at, _)| *at);
+        let close = self.journal.is_unclosed().then_some(self.last_write_ms + CLOSE_AFTER_MS);
+        let retry = (!self.journal.admits()).then_some(self.prepare_retry_ms);
+        let history = (self.history_retry_ms > clock_ms).then_some(self.history_retry_ms);
+        let others = [wakes, close, retry, history, self.mails_due_ms(), self.pipes_due_ms()];
+        let due_ms = appears.chain(others.into_iter().flatten()).min();
+        let by_clock = due_ms.map(|at| self.now.mono_us + at.saturating_sub(clock_ms) * 1_000);
+        let more = self.has_more_work().then_some(self.now.mono_us);
+        [by_clock, self.tokens_due_us(), more].into_iter().flatten().min()
+    }
+
+    /// Whether work is left that this step's budget did not cover.
+    fn has_more_work(&self) -> bool {
+        self.journal.has_room() && (!self.state.stream.is_empty() || self.is_sweeping())
+    }
+
+    /// Whether more requests may be handed to a step: the open frame has room.
+    pub fn wants_requests(&self) -> bool {
+        self.journal.has_room()
+    }
+
+    /// Whether everything is durable and nothing is under way inside.
+    pub fn is_settled(&self) -> bool {
+        self.journal.is_settled() && self.state.stream.is_empty()
+    }
+
+    /// Calls and mails under way outside.
+    pub fn outside_in_flight(&self) -> usize {
+        self.api_pipes.iter().map(ApiPipe::in_flight).sum::<usize>() + self.mails.in_flight()
+    }
+
+    /// The journal's last durable sequence.
+    pub fn durable_seq(&self) -> u64 {
+        self.journal.durable_seq()
+    }
+
+    /// Stops admitting calls to the outside: a stop has been asked for.
+    pub fn stop_outside(&mut self) {
+        self.mails.stopped = true;
+        self.api_pipes.iter_mut().for_each(ApiPipe::stop);
+    }
+
+    /// Appends a record to the open frame and applies it; returns its sequence.
+    pub(crate) fn emit(&mut self, cause: Cause, record: Record) -> u64 {
+        let seq = self.journal.next_seq();
+        let entry = Entry {
+            seq,
+            wall_ms: self.now.wall_ms,
+            cause: cause.seq,
+            replay: cause.replay,
+            record,
+        };
+        self.journal.append(&entry);
+        self.state.apply(entry);
+        seq
+    }
+
+    /// Hands out an output once everything seen so far is durable.
+    pub(crate) fn hold(&mut self, output: Output) {
+        self.held.push_back((self.journal.next_seq() - 1, output));
+    }
+
+    fn advance_clock(&mut self, now: Now) {
+        let passed_us = now.mono_us.saturating_sub(self.now.mono_us);
+        // Whole milliseconds only; the rest stays for the next step.
+        let passed_ms = passed_us / 1_000;
+        self.state.clock_ms += passed_ms;
+        self.now = Now { wall_ms: now.wall_ms, mono_us: self.now.mono_us + passed_ms * 1_000 };
+        self.refill_tokens(now.mono_us);
+    }
+
+    fn take(&mut self, input: Input, outputs: &mut Vec<Output>) {
+        match input {
+            Input::Call { ticket, route, arguments, history } => {
+                let answer = self.call(route, &arguments, history.as_ref());
+                self.reply(ticket, answer, outputs);
+            }
+            Input::Query { ticket, query } => {
+                let answer = self.query(query);
+                self.reply(ticket, answer, outputs);
+            }
+            Input::Written { buffer } => self.journal.written(self.in_flight_seq, buffer),
+            Input::Prepared { segment, success } => {
+                self.journal.prepared(segment, success);
+                self.prepare_retry_ms = self.state.clock_ms + if success { 0 } else { 1_000 };
+            }
+            Input::Called { call, reply } => self.called(call, reply),
+            Input::Mailed { mail, result } => self.mailed(&mail, &result),
+            Input::Historied { seq, success } => self.historied(seq, success),
+        }
+    }
+
+    fn reply(&mut self, ticket: Ticket, answer: Answer, outputs: &mut Vec<Output>) {
+        let output = Output::Reply(ticket, answer);
+        if self.options.bugs.reply_before_sync {
+            outputs.push(output);
+        } else {
+            self.hold(output);
+        }
+    }
+
+    /// Carries out a request through a route, in one transaction.
+    fn call(&mut self, route: &str, arguments: &Doc, history: Option<&Doc>) -> Answer {
+        if let Some(reason) = self.full() {
+            return Answer::Full { retry_after_s: 1, reason };
+        }
+        let plan = self.plan.clone();
+        let Some(route) = plan.routes.get(route) else {
+            return Answer::Refused(crate::functions::Refusal {
+                kind: crate::functions::RefusalKind::NotFound,
+                detail: format!("the stack has no route {route}"),
+            });
+        };
+        let id = self.next_id();
+        let input = RouteInput {
+            arguments,
+            history,
+            reads: crate::functions::Reads::of(self.state.table(route.table)),
+            now_ms: self.now.wall_ms,
+            id,
+        };
+        match (route.function)(&input) {
+            Err(refusal) => Answer::Refused(refusal),
+            Ok(routed) => match self.transact(route.table, &routed.writes, Cause::default()) {
+                Ok(()) => Answer::Done(routed.reply),
+                Err(failure) => Answer::Refused(refusal_of(&failure)),
+            },
+        }
+    }
+
+    /// What is full, if anything is.
+    fn full(&self) -> Option<&'static str> {
+        if !self.journal.admits() {
+            return Some("no journal segment could be prepared; is the disk full?");
+        }
+        if self.state.stream.len() > CHANGE_LAG_MAX {
+            return Some("too many changes wait for the pipe");
+        }
+        (self.memory_bytes() > self.options.memory_max).then_some("open orders fill the memory")
+    }
+
+    /// A UUIDv7 greater than every one before.
+    fn next_id(&mut self) -> u128 {
+        self.ids_given = true;
+        let random = (u128::from(self.rng.u64(..)) << 64) | u128::from(self.rng.u64(..));
+        let version_and_variant = (0x7u128 << 76) | (0x2u128 << 62);
+        let random = random & ((0xfffu128 << 64) | ((1 << 62) - 1));
+        let fresh = (u128::from(self.now.wall_ms) << 80) | version_and_variant | random;
+        let id = if fresh > self.state.last_id { fresh } else { follow(self.state.last_id) };
+        self.state.last_id = id;
+        id
+    }
+
+    fn note_ids(&mut self) {
+        if std::mem::take(&mut self.ids_given) {
+            let id = self.state.last_id;
+            self.emit(Cause::default(), Record::LastId { id });
+        }
+    }
+
+    fn submit(&mut self, outputs: &mut Vec<Output>) {
+        let clock_ms = self.state.clock_ms;
+        let closing = self.journal.is_unclosed() && clock_ms >= self.last_write_ms + CLOSE_AFTER_MS;
+        let recover_from = self.recover_from();
+        let last_seq = self.journal.next_seq() - 1;
+        let write = self.journal.submit(clock_ms, self.now.wall_ms, recover_from, closing);
+        if let Some(write) = write {
+            self.in_flight_seq = last_seq;
+            self.last_write_ms = clock_ms;
+            outputs.push(Output::Write(write));
+        }
+        if clock_ms >= self.prepare_retry_ms
+            && let Some(segment) = self.journal.prepare()
+        {
+            outputs.push(Output::Prepare { segment });
+        }
+        let keep_after_ms = self.now.wall_ms.saturating_sub(self.plan.log_retention_ms);
+        if let Some(segment) = self.journal.remove(recover_from, keep_after_ms) {
+            outputs.push(Output::Remove { segment });
+        }
+    }
+
+    /// Closes the journal with an empty frame if the last one is not; for a clean stop.
+    pub fn close(&mut self, outputs: &mut Vec<Output>) {
+        let (clock_ms, recover_from) = (self.state.clock_ms, self.recover_from());
+        let write = self.journal.submit(clock_ms, self.now.wall_ms, recover_from, true);
+        self.in_flight_seq = self.journal.next_seq() - 1;
+        outputs.extend(write.map(Output::Write));
+    }
+
+    /// Segment where a recovery has to start: where the last finished sweep began, or earlier
+    /// when a consumer of the stream is behind.
+    fn recover_from(&self) -> u64 {
+        let front = self.state.stream_front();
+        let segments = self.journal.segments();
+        let of_front = segments.take_while(|segment| segment.first_seq <= front).last();
+        let of_front = of_front.map_or(1, |segment| segment.number);
+        let first = self.journal.segments().next().map_or(1, |segment| segment.number);
+        self.state.swept.1.min(of_front).max(first)
+    }
+
+    fn release(&mut self, outputs: &mut Vec<Output>) {
+        let durable = self.journal.durable_seq();
+        while self.held.front().is_some_and(|(seq, _)| *seq <= durable) {
+            outputs.extend(self.held.pop_front().map(|(_, output)| output));
+        }
+    }
+}
+
+/// The next UUIDv7 after one, keeping version and variant.
+fn follow(id: u128) -> u128 {
+    let low_mask = (1u128 << 62) - 1;
+    let low = id & low_mask;
+    if low < low_mask {
+        return id + 1;
+    }
+    // The 62 low bits are used up: count on in the 12 bits above the version.
+    let high = ((id >> 64) & 0xfff) + 1;
+    if high <= 0xfff {
+        return (id & !((0xfffu128 << 64) | low_mask)) | (high << 64);
+    }
+    ((id >> 80) + 1) << 80 | (0x7u128 << 76) | (0x2u128 << 62)
+}
+
+fn refusal_of(failure: &TransactFailure) -> crate::functions::Refusal {
+    crate::functions::Refusal {
+        kind: crate::functions::RefusalKind::Conflict,
+        detail: failure.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_id_after_an_id_is_greater_and_stays_a_uuid_of_version_7() {
+        let versioned = |id: u128| (id >> 76) & 0xf == 7 && (id >> 62) & 3 == 2;
+        let full = (5u128 << 80) | (0x7u128 << 76) | (0x2u128 << 62) | ((1u128 << 62) - 1);
+        for id in [full, full | (0xfff << 64), full - 1] {
+            assert!(follow(id) > id && versioned(follow(id)), "{id:x}");
+        }
+    }
+}

@@ -1,0 +1,380 @@
+//! What goes into the engine and what comes out of it: its whole connection to the world.
+//!
+//! Promise: an engine fed the same inputs gives the same outputs. It deliberately has no sockets
+//! and no files; the driver carries outputs out and brings completions back as inputs.
+
+use std::sync::Arc;
+
+use wims_stack::Doc;
+
+use crate::functions::Refusal;
+use crate::journal::FrameWrite;
+
+/// The time, as a step is told it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Now {
+    /// Wall time in milliseconds since 1970: for stamps only; it may jump.
+    pub wall_ms: u64,
+    /// Monotonic time in microseconds since the process started: for durations.
+    pub mono_us: u64,
+}
+
+/// Names a request until its reply: which inbox, which slot of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Ticket {
+    /// The inbox the reply goes to.
+    pub inbox: u32,
+    /// The request in that inbox.
+    pub slot: u64,
+}
+
+/// What the engine is told.
+#[derive(Debug)]
+pub enum Input {
+    /// A request that writes, through a route of the stack.
+    Call {
+        /// Where the reply goes.
+        ticket: Ticket,
+        /// The route's name.
+        route: &'static str,
+        /// Its arguments.
+        arguments: Doc,
+        /// A closed item it names, found in history.
+        history: Option<Doc>,
+    },
+    /// A request that reads.
+    Query {
+        /// Where the reply goes.
+        ticket: Ticket,
+        /// What is asked.
+        query: Query,
+    },
+    /// The frame in flight is durable.
+    Written {
+        /// Its buffer, to be used again.
+        buffer: Vec<u8>,
+    },
+    /// A segment was prepared, or could not be.
+    Prepared {
+        /// Its number.
+        segment: u64,
+        /// Whether it can be used.
+        success: bool,
+    },
+    /// A call or look-up ended.
+    Called {
+        /// The call.
+        call: CallId,
+        /// How.
+        reply: CallReply,
+    },
+    /// A mail was carried out, or not.
+    Mailed {
+        /// Which mail.
+        mail: MailId,
+        /// How.
+        result: MailResult,
+    },
+    /// History durably holds what closed up to a sequence.
+    Historied {
+        /// The sequence.
+        seq: u64,
+        /// Whether it worked; otherwise it is tried again later.
+        success: bool,
+    },
+}
+
+/// A question to the engine.
+#[derive(Debug)]
+pub enum Query {
+    /// The item with this value in a unique index of the table.
+    Find {
+        /// The table's name.
+        table: &'static str,
+        /// The index.
+        attribute: &'static str,
+        /// The value.
+        value: String,
+    },
+    /// Items with this value in an index, newest first.
+    List {
+        /// The table's name.
+        table: &'static str,
+        /// The index.
+        attribute: &'static str,
+        /// The value.
+        value: String,
+        /// Only those created before this sequence.
+        before: u64,
+        /// At most this many.
+        limit: usize,
+    },
+    /// All queues.
+    Queues,
+    /// Messages of a queue, oldest first; nothing is received.
+    Peek {
+        /// The queue's name.
+        queue: String,
+        /// From this id on.
+        from: u64,
+        /// At most this many.
+        limit: usize,
+    },
+    /// Moves dead letters back to where they came from.
+    Redrive {
+        /// The dead-letter queue's name.
+        queue: String,
+        /// At most this many.
+        limit: usize,
+        /// Only says what would be moved.
+        dry_run: bool,
+    },
+    /// How the engine is.
+    Status,
+}
+
+/// The engine's answer to a request.
+#[derive(Debug)]
+pub enum Answer {
+    /// A call was carried out and is durable.
+    Done(Doc),
+    /// A call was refused; nothing was written.
+    Refused(Refusal),
+    /// Too much is under way; nothing was written.
+    Full {
+        /// Come back then.
+        retry_after_s: u64,
+        /// What is full.
+        reason: &'static str,
+    },
+    /// An item and when it was created.
+    Item(Option<(Doc, u64)>),
+    /// Items and when they were created.
+    Items(Vec<(Doc, u64)>),
+    /// Rows of queues.
+    Queues(Vec<QueueRow>),
+    /// Messages; `None` when there is no such queue.
+    Messages(Option<Vec<MessageRow>>),
+    /// How many messages were, or would be, moved; `None` when the queue takes no redrive.
+    Moved(Option<usize>),
+    /// How the engine is.
+    Status(Box<Status>),
+}
+
+/// A queue as people see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueRow {
+    /// Its name.
+    pub name: String,
+    /// Messages visible now.
+    pub messages: usize,
+    /// Messages a consumer holds.
+    pub in_flight: usize,
+    /// Messages that appear later.
+    pub delayed: usize,
+    /// Age of the oldest message.
+    pub oldest_age_s: u64,
+}
+
+/// A message as people see it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MessageRow {
+    /// Its id.
+    pub id: u64,
+    /// What was sent.
+    pub body: Doc,
+    /// Why it is there, for dead letters.
+    pub attributes: Option<Doc>,
+    /// When it was sent, wall time.
+    pub sent_ms: u64,
+    /// Receives so far.
+    pub receives: u32,
+    /// Attempts used so far.
+    pub attempts: u32,
+}
+
+/// How the engine is: what `/metrics` shows.
+#[derive(Clone, Debug, Default)]
+pub struct Status {
+    /// Items in memory by table.
+    pub items: Vec<(String, usize)>,
+    /// Items by status, of tables that have such an index.
+    pub by_status: Vec<(String, usize)>,
+    /// Queues.
+    pub queues: Vec<QueueRow>,
+    /// Pipes to APIs.
+    pub pipes: Vec<PipeRow>,
+    /// Changes some consumer has not seen.
+    pub change_lag: usize,
+    /// Last sequence, and last durable one.
+    pub seq: u64,
+    /// Last durable sequence.
+    pub durable_seq: u64,
+    /// Bytes of segments.
+    pub journal_disk_bytes: u64,
+    /// Bytes written to the journal since the start.
+    pub journal_written_bytes: u64,
+    /// Frames written since the start.
+    pub frames: u64,
+    /// Records written since the start.
+    pub records: u64,
+    /// Estimated bytes of memory by kind.
+    pub memory: Vec<(String, usize)>,
+    /// Executions that go on later.
+    pub executions: usize,
+    /// Closed items that wait for history.
+    pub closed_waiting: usize,
+    /// Finished sweeps since the start.
+    pub sweeps: u64,
+}
+
+/// A pipe to an API.
+#[derive(Clone, Debug, Default)]
+pub struct PipeRow {
+    /// Its name.
+    pub name: String,
+    /// Calls made since the start.
+    pub calls: u64,
+    /// Look-ups made since the start.
+    pub look_ups: u64,
+    /// Deferrals since the start.
+    pub deferrals: u64,
+    /// Unknown outcomes since the start.
+    pub unknowns: u64,
+    /// Calls under way.
+    pub in_flight: usize,
+    /// The learned rate, in calls a second.
+    pub rate_per_second: f64,
+    /// Whether it is paused now.
+    pub paused: bool,
+}
+
+/// What the engine wants done.
+#[derive(Debug)]
+pub enum Output {
+    /// Answer a request.
+    Reply(Ticket, Answer),
+    /// Write a frame and make it durable; only one is ever under way.
+    Write(FrameWrite),
+    /// Prepare a segment.
+    Prepare {
+        /// Its number.
+        segment: u64,
+    },
+    /// Remove a segment.
+    Remove {
+        /// Its number.
+        segment: u64,
+    },
+    /// Call an API or look up an earlier call.
+    Call(ApiCall),
+    /// Send a mail.
+    Mail(MailJob),
+    /// Make closed items durable in history.
+    History(HistoryJob),
+}
+
+/// Names a call until its outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CallId {
+    /// Index of the pipe.
+    pub pipe: usize,
+    /// The message.
+    pub message: u64,
+    /// Which call of this life of the process; an answer to another one is ignored.
+    pub number: u64,
+}
+
+/// A call of an external API.
+#[derive(Clone, Debug)]
+pub struct ApiCall {
+    /// Names it.
+    pub call: CallId,
+    /// The API's name.
+    pub api: String,
+    /// The path, e.g. `/payments`.
+    pub path: String,
+    /// The same on every try.
+    pub key: String,
+    /// What is posted; `None` looks up what became of the key.
+    pub body: Option<Doc>,
+    /// After this its outcome is unknown.
+    pub timeout_ms: u64,
+}
+
+/// How a call ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum CallReply {
+    /// An answer came.
+    Answered {
+        /// HTTP status.
+        status: u16,
+        /// What `Retry-After` says.
+        retry_after_ms: Option<u64>,
+        /// The body, when it is JSON.
+        body: Option<Doc>,
+    },
+    /// It was never sent: no connection, no name, no TLS.
+    NotSent(String),
+    /// It was sent and no answer came.
+    Lost(String),
+}
+
+/// Names a mail: the queue and the messages it is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MailId {
+    /// The queue's number.
+    pub queue: u16,
+    /// The messages.
+    pub messages: Vec<u64>,
+}
+
+/// A mail to be sent.
+#[derive(Clone, Debug)]
+pub struct MailJob {
+    /// Names it.
+    pub mail: MailId,
+    /// The same on every try.
+    pub message_id: String,
+    /// The address.
+    pub to: String,
+    /// The subject.
+    pub subject: String,
+    /// The text.
+    pub text: String,
+}
+
+/// How a mail went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MailResult {
+    /// The server said yes.
+    Sent,
+    /// Try again later.
+    Retry(String),
+    /// Never.
+    Rejected(String),
+}
+
+/// Closed items for history.
+#[derive(Clone, Debug)]
+pub struct HistoryJob {
+    /// The items.
+    pub items: Vec<ClosedItem>,
+    /// They all changed at or before this sequence.
+    pub seq: u64,
+}
+
+/// A closed item.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClosedItem {
+    /// Name of its table.
+    pub table: Arc<str>,
+    /// The item.
+    pub doc: Doc,
+    /// When it was created.
+    pub created: u64,
+    /// When it last changed.
+    pub changed: u64,
+    /// Under what it is found and listed.
+    pub indexed: Vec<(String, String)>,
+}

@@ -1,0 +1,382 @@
+//! The items of one table in memory, with their indexes.
+//!
+//! Promise: an item is found by key or index in constant or logarithmic time, and slots stay
+//! where they are, so a sweep can walk them while they change. It deliberately has no iteration
+//! over hash tables: nothing here depends on a hash's order.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+
+use hashbrown::HashTable;
+use wims_stack::table::{Index, PARTITION_KEY, SORT_KEY, Table};
+use wims_stack::{Doc, View};
+
+/// An item with when it was created and last changed, as sequences.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Item {
+    /// The item.
+    pub doc: Doc,
+    /// Sequence of its creation; lists are ordered by it.
+    pub created: u64,
+    /// Sequence of its last change.
+    pub changed: u64,
+}
+
+/// The items of one table; see the module.
+pub struct Items {
+    table: Table,
+    hasher: RandomState,
+    slots: Vec<Option<Item>>,
+    free: Vec<u32>,
+    by_key: HashTable<u32>,
+    indexes: Vec<ItemIndex>,
+    /// Closed items by the sequence at which they closed, oldest first.
+    closed: VecDeque<(u64, u32)>,
+    heap_bytes: usize,
+}
+
+struct ItemIndex {
+    index: Index,
+    unique: HashTable<u32>,
+    /// By hash of the value, then creation; readers check the value itself.
+    listed: BTreeMap<(u64, u64), u32>,
+    /// How many items have each value, for indexes of few values.
+    counts: Vec<(String, usize)>,
+}
+
+/// Indexes with more values than this are not counted by value.
+const COUNTED_VALUES_MAX: usize = 16;
+
+impl Items {
+    /// No items of a table.
+    pub fn new(table: Table) -> Items {
+        let indexes = table.indexes.iter().map(|index| ItemIndex {
+            index: index.clone(),
+            unique: HashTable::new(),
+            listed: BTreeMap::new(),
+            counts: Vec::new(),
+        });
+        Items {
+            indexes: indexes.collect(),
+            table,
+            hasher: RandomState::new(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            by_key: HashTable::new(),
+            closed: VecDeque::new(),
+            heap_bytes: 0,
+        }
+    }
+
+    /// The item with this key.
+    pub fn get(&self, pk: &str, sk: &str) -> Option<&Item> {
+        self.slot_of(pk, sk).and_then(|slot| self.slots[slot as usize].as_ref())
+    }
+
+    /// The item with this value in a unique index.
+    pub fn find(&self, attribute: &str, value: &str) -> Option<&Item> {
+        let index = self.indexes.iter().find(|i| i.index.attribute == attribute)?;
+        let hash = self.hasher.hash_one(value);
+        let is = |slot: &u32| text(&self.at(*slot).doc, attribute) == value;
+        index.unique.find(hash, is).map(|slot| self.at(*slot))
+    }
+
+    /// Items with this value in an index, newest first, those created before a sequence.
+    pub fn list<'a>(
+        &'a self,
+        attribute: &'a str,
+        value: &'a str,
+        before: u64,
+    ) -> impl Iterator<Item = &'a Item> {
+        let hash = self.hasher.hash_one(value);
+        let index = self.indexes.iter().find(|i| i.index.attribute == attribute);
+        let slots = index.into_iter().flat_map(move |index| {
+            index.listed.range((hash, 0)..(hash, before)).rev().map(|(_, slot)| *slot)
+        });
+        slots.map(|slot| self.at(slot)).filter(move |item| text(&item.doc, attribute) == value)
+    }
+
+    /// Sets or removes the item with the key of `old` or `new`.
+    pub fn set(&mut self, key: &Doc, new: Option<Doc>, created: u64, seq: u64) {
+        let (pk, sk) = (text(key, PARTITION_KEY), text(key, SORT_KEY));
+        let slot = self.slot_of(pk, sk);
+        match (slot, new) {
+            (Some(slot), Some(doc)) => self.replace(slot, Item { doc, created, changed: seq }),
+            (Some(slot), None) => self.remove(slot),
+            (None, Some(doc)) => self.insert(pk, sk, Item { doc, created, changed: seq }),
+            (None, None) => {}
+        }
+    }
+
+    /// The next closed item that changed at or before `seq`, to be handed to history; those
+    /// after `after` only.
+    pub fn closed_after(&self, after: u64) -> impl Iterator<Item = &Item> {
+        let start = self.closed.partition_point(|(seq, _)| *seq <= after);
+        self.closed.range(start..).filter_map(|(seq, slot)| {
+            self.slots[*slot as usize].as_ref().filter(|item| item.changed == *seq)
+        })
+    }
+
+    /// How many closed items wait for history.
+    pub fn closed_waiting(&self) -> usize {
+        self.closed.len()
+    }
+
+    /// Drops closed items that changed at or before `seq`: history holds them.
+    pub fn evict(&mut self, seq: u64) {
+        while let Some((closed, slot)) = self.closed.front().copied() {
+            if closed > seq {
+                return;
+            }
+            self.closed.pop_front();
+            if self.slots[slot as usize].as_ref().is_some_and(|item| item.changed == closed) {
+                self.remove(slot);
+            }
+        }
+    }
+
+    /// How many items are in memory.
+    pub fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many items have each value of a listed index; values come in no particular order.
+    pub fn counts(&self, attribute: &str) -> Vec<(String, usize)> {
+        let index = self.indexes.iter().find(|i| i.index.attribute == attribute);
+        index.map_or(Vec::new(), |index| index.counts.clone())
+    }
+
+    /// Under what an item is found and listed: attributes and values.
+    pub fn indexed(&self, item: &Item) -> Vec<(String, String)> {
+        let indexes = self.indexes.iter();
+        let values = indexes.filter_map(|index| {
+            index.value(item).map(|value| (index.index.attribute.clone(), value.to_owned()))
+        });
+        values.collect()
+    }
+
+    /// All items, in the order of their slots.
+    pub fn iter(&self) -> impl Iterator<Item = &Item> {
+        self.slots.iter().flatten()
+    }
+
+    /// The item in a slot; `None` for a free one, and past the end.
+    pub fn in_slot(&self, slot: usize) -> Option<&Item> {
+        self.slots.get(slot)?.as_ref()
+    }
+
+    /// How many slots there are, free ones included.
+    pub fn slot_count(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Bytes of memory, estimated from what is stored.
+    pub fn memory_bytes(&self) -> usize {
+        let listed: usize = self.indexes.iter().map(|index| index.listed.len() * 40).sum();
+        let slots = self.slots.capacity() * size_of::<Option<Item>>();
+        self.heap_bytes + slots + listed + self.len() * 8 * (1 + self.indexes.len())
+    }
+
+    fn at(&self, slot: u32) -> &Item {
+        self.slots[slot as usize].as_ref().expect("indexes point to items")
+    }
+
+    fn key_hash(&self, pk: &str, sk: &str) -> u64 {
+        self.hasher.hash_one((pk, sk))
+    }
+
+    fn slot_of(&self, pk: &str, sk: &str) -> Option<u32> {
+        let is = |slot: &u32| {
+            let doc = &self.at(*slot).doc;
+            text(doc, SORT_KEY) == sk && text(doc, PARTITION_KEY) == pk
+        };
+        self.by_key.find(self.key_hash(pk, sk), is).copied()
+    }
+
+    fn insert(&mut self, pk: &str, sk: &str, item: Item) {
+        let hash = self.key_hash(pk, sk);
+        self.heap_bytes += item.doc.heap_bytes();
+        let slot = match self.free.pop() {
+            Some(slot) => slot,
+            None => {
+                self.slots.push(None);
+                u32::try_from(self.slots.len() - 1).expect("memory ends before 4 billion items")
+            }
+        };
+        self.slots[slot as usize] = Some(item);
+        let (slots, hasher) = (&self.slots, &self.hasher);
+        self.by_key.insert_unique(hash, slot, |slot| {
+            let doc = &slots[*slot as usize].as_ref().expect("indexes point to items").doc;
+            hasher.hash_one((text(doc, PARTITION_KEY), text(doc, SORT_KEY)))
+        });
+        for index in &mut self.indexes {
+            index.insert(&self.slots, &self.hasher, slot);
+        }
+        self.note_closed(slot);
+    }
+
+    fn replace(&mut self, slot: u32, item: Item) {
+        let old = self.slots[slot as usize].as_ref().expect("the slot is taken");
+        self.heap_bytes += item.doc.heap_bytes();
+        self.heap_bytes -= old.doc.heap_bytes();
+        let moved: Vec<bool> = self.indexes.iter().map(|i| i.moves(old, &item)).collect();
+        for (index, _) in self.indexes.iter_mut().zip(&moved).filter(|(_, moved)| **moved) {
+            index.remove(&self.slots, &self.hasher, slot);
+        }
+        self.slots[slot as usize] = Some(item);
+        for (index, _) in self.indexes.iter_mut().zip(&moved).filter(|(_, moved)| **moved) {
+            index.insert(&self.slots, &self.hasher, slot);
+        }
+        self.note_closed(slot);
+    }
+
+    fn remove(&mut self, slot: u32) {
+        for index in &mut self.indexes {
+            index.remove(&self.slots, &self.hasher, slot);
+        }
+        let doc = self.at(slot).doc.clone();
+        let hash = self.key_hash(text(&doc, PARTITION_KEY), text(&doc, SORT_KEY));
+        if let Ok(entry) = self.by_key.find_entry(hash, |found| *found == slot) {
+            entry.remove();
+        }
+        self.heap_bytes -= doc.heap_bytes();
+        self.slots[slot as usize] = None;
+        self.free.push(slot);
+    }
+
+    fn note_closed(&mut self, slot: u32) {
+        let item = self.at(slot);
+        let pk = text(&item.doc, PARTITION_KEY);
+        let is_closed = self
+            .table
+            .closed
+            .iter()
+            .any(|closed| pk.starts_with(&closed.prefix) && closed.when.holds(Some(&item.doc)));
+        if is_closed {
+            self.closed.push_back((item.changed, slot));
+        }
+    }
+}
+
+impl ItemIndex {
+    fn value<'a>(&self, item: &'a Item) -> Option<&'a str> {
+        let value = item.doc.get(&self.index.attribute).and_then(View::as_str)?;
+        text(&item.doc, PARTITION_KEY).starts_with(&self.index.prefix).then_some(value)
+    }
+
+    fn moves(&self, old: &Item, new: &Item) -> bool {
+        self.value(old) != self.value(new)
+    }
+
+    fn insert(&mut self, slots: &[Option<Item>], hasher: &RandomState, slot: u32) {
+        let at = |slot: u32| slots[slot as usize].as_ref().expect("indexes point to items");
+        let Some(value) = self.value(at(slot)) else { return };
+        let hash = hasher.hash_one(value);
+        if self.index.unique {
+            let attribute = &self.index.attribute;
+            self.unique
+                .insert_unique(hash, slot, |slot| hasher.hash_one(text(&at(*slot).doc, attribute)));
+        } else {
+            self.listed.insert((hash, at(slot).created), slot);
+            count(&mut self.counts, value, 1);
+        }
+    }
+
+    fn remove(&mut self, slots: &[Option<Item>], hasher: &RandomState, slot: u32) {
+        let item = slots[slot as usize].as_ref().expect("indexes point to items");
+        let Some(value) = self.value(item) else { return };
+        let hash = hasher.hash_one(value);
+        if self.index.unique {
+            if let Ok(entry) = self.unique.find_entry(hash, |found| *found == slot) {
+                entry.remove();
+            }
+        } else {
+            self.listed.remove(&(hash, item.created));
+            count(&mut self.counts, value, -1);
+        }
+    }
+}
+
+fn count(counts: &mut Vec<(String, usize)>, value: &str, by: isize) {
+    let full = counts.len() >= COUNTED_VALUES_MAX;
+    match counts.iter_mut().find(|(counted, _)| counted == value) {
+        Some((_, count)) => *count = count.saturating_add_signed(by),
+        None if !full => counts.push((value.to_owned(), usize::from(by > 0))),
+        None => {}
+    }
+}
+
+/// The text of an attribute; empty when missing.
+pub(crate) fn text<'a>(doc: &'a Doc, attribute: &str) -> &'a str {
+    doc.str(attribute).unwrap_or("")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wims_stack::table::Closed;
+    use wims_stack::{Condition, Field, TableRef};
+
+    fn items() -> Items {
+        let index = |attribute: &str, unique| Index {
+            attribute: attribute.into(),
+            prefix: "CUSTOMER#".into(),
+            unique,
+        };
+        Items::new(Table {
+            name: TableRef::new("WIMS"),
+            unstreamed: Vec::new(),
+            indexes: vec![index("orderId", true), index("status", false)],
+            closed: vec![Closed {
+                prefix: "CUSTOMER#".into(),
+                when: Condition::is("status", "SHIPPED"),
+            }],
+        })
+    }
+
+    fn order(id: &str, status: &str) -> Doc {
+        Doc::object(&[
+            ("pk", Field::Str("CUSTOMER#1")),
+            ("sk", Field::Str(id)),
+            ("orderId", Field::Str(id)),
+            ("status", Field::Str(status)),
+        ])
+    }
+
+    #[test]
+    fn items_are_found_by_key_and_id_and_listed_newest_first() {
+        let mut items = items();
+        for (seq, id) in ["a", "b", "c"].iter().enumerate() {
+            let doc = order(id, "PENDING");
+            items.set(&doc.clone(), Some(doc), seq as u64 + 1, seq as u64 + 1);
+        }
+        let moved = order("b", "READY");
+        items.set(&moved.clone(), Some(moved), 2, 9);
+        assert_eq!(items.find("orderId", "b").map(|item| item.changed), Some(9));
+        let pending: Vec<_> =
+            items.list("status", "PENDING", u64::MAX).map(|i| text(&i.doc, "sk")).collect();
+        assert_eq!(pending, ["c", "a"]);
+        assert_eq!(items.list("status", "PENDING", 3).count(), 1);
+        items.set(&order("a", ""), None, 0, 10);
+        assert!(items.get("CUSTOMER#1", "a").is_none());
+        assert_eq!(items.len(), 2);
+    }
+
+    #[test]
+    fn a_closed_item_leaves_memory_once_history_holds_it() {
+        let mut items = items();
+        let doc = order("a", "SHIPPED");
+        items.set(&doc.clone(), Some(doc), 1, 5);
+        assert_eq!(items.closed_after(0).count(), 1);
+        items.evict(4);
+        assert_eq!(items.len(), 1);
+        items.evict(5);
+        assert_eq!((items.len(), items.closed_waiting()), (0, 0));
+        assert!(items.find("orderId", "a").is_none());
+    }
+}

@@ -1,0 +1,123 @@
+//! Pacing: how fast an API may be called, and what its refusals teach.
+//!
+//! Promise: never faster than declared. A refusal lowers the learned rate once a window and
+//! success lets it recover; the bucket of a new life starts empty. It deliberately counts calls,
+//! not messages: waiting costs no receive.
+
+/// A bucket as full as the API's would send what it just holds; jitter on the way would then be
+/// refused. This share of the declared rate is used, the rest is headroom.
+const HEADROOM: f64 = 0.97;
+/// A refusal lowers the rate to this share, once a window.
+const FALL: f64 = 0.8;
+/// The window.
+const WINDOW_US: u64 = 1_000_000;
+/// Each success gives back this share of the declared rate.
+const RECOVERY: f64 = 0.002;
+/// The learned rate never falls below this share of the declared one.
+const FLOOR: f64 = 0.02;
+
+/// A token bucket with a learned rate.
+#[derive(Clone, Debug)]
+pub struct Pace {
+    declared: f64,
+    burst: f64,
+    rate: f64,
+    tokens: f64,
+    refilled_us: u64,
+    fell_us: Option<u64>,
+}
+
+impl Pace {
+    /// An empty bucket; `learned` is the rate a former life had learned, in calls a second.
+    pub fn new(declared: f64, burst: u32, learned: Option<f64>, now_us: u64) -> Pace {
+        let ceiling = declared * HEADROOM;
+        Pace {
+            declared,
+            // Half of the API's own burst, so that two of ours that meet are still taken.
+            burst: f64::from(burst / 2).max(1.0),
+            rate: learned.unwrap_or(ceiling).clamp(declared * FLOOR, ceiling),
+            tokens: 0.0,
+            refilled_us: now_us,
+            fell_us: None,
+        }
+    }
+
+    /// The learned rate in calls a second.
+    pub fn rate(&self) -> f64 {
+        self.rate
+    }
+
+    /// Adds what has come in until now.
+    pub fn refill(&mut self, now_us: u64) {
+        let passed = now_us.saturating_sub(self.refilled_us) as f64 / 1e6;
+        self.tokens = (self.tokens + passed * self.rate).min(self.burst);
+        self.refilled_us = now_us;
+    }
+
+    /// Takes a token, if there is a whole one.
+    pub fn take(&mut self) -> bool {
+        let whole = self.tokens >= 1.0;
+        if whole {
+            self.tokens -= 1.0;
+        }
+        whole
+    }
+
+    /// When the next whole token is there.
+    pub fn next_token_us(&self) -> u64 {
+        let missing = (1.0 - self.tokens).max(0.0);
+        self.refilled_us + (missing / self.rate * 1e6).ceil() as u64
+    }
+
+    /// The API refused for pace: fall once a window, and start over with an empty bucket.
+    pub fn refused(&mut self, now_us: u64) {
+        if self.fell_us.is_none_or(|fell| now_us >= fell + WINDOW_US) {
+            self.fell_us = Some(now_us);
+            self.rate = (self.rate * FALL).max(self.declared * FLOOR);
+            self.tokens = 0.0;
+        }
+    }
+
+    /// The API took a call.
+    pub fn accepted(&mut self) {
+        let ceiling = self.declared * HEADROOM;
+        self.rate = (self.rate + self.declared * RECOVERY).min(ceiling);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn calls(pace: &mut Pace, from_us: u64, to_us: u64) -> usize {
+        let mut calls = 0;
+        for us in (from_us..to_us).step_by(1_000) {
+            pace.refill(us);
+            while pace.take() {
+                calls += 1;
+            }
+        }
+        calls
+    }
+
+    #[test]
+    fn never_faster_than_declared_and_a_new_life_starts_empty() {
+        let mut pace = Pace::new(5.0, 5, None, 0);
+        assert!(!pace.take());
+        let made = calls(&mut pace, 0, 10_000_000);
+        assert!((46..=50).contains(&made), "{made}");
+    }
+
+    #[test]
+    fn a_refusal_lowers_the_rate_once_a_window_and_success_brings_it_back() {
+        let mut pace = Pace::new(100.0, 5, None, 0);
+        pace.refused(10);
+        pace.refused(20);
+        let fallen = pace.rate();
+        assert!((fallen - 100.0 * HEADROOM * FALL).abs() < 1e-9);
+        (0..1_000).for_each(|_| pace.accepted());
+        assert!((pace.rate() - 100.0 * HEADROOM).abs() < 1e-9);
+        let learned = Pace::new(100.0, 5, Some(fallen), 0);
+        assert!((learned.rate() - fallen).abs() < 1e-9);
+    }
+}

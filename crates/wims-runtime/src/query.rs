@@ -1,0 +1,180 @@
+//! What the engine answers about itself and its items, and what it hands to history.
+//!
+//! Promise: an answer leaves only after everything it saw is durable. Nothing here changes the
+//! state, redrive aside, which moves dead letters back where they came from.
+
+use std::sync::Arc;
+
+use crate::engine::{Cause, Engine};
+use crate::io::{Answer, ClosedItem, HistoryJob, MessageRow, Output, Query, QueueRow, Status};
+use crate::record::Record;
+
+/// Closed items handed to history at once.
+const HISTORY_BATCH: usize = 2_000;
+/// Wait before a batch history refused is offered again.
+const HISTORY_RETRY_MS: u64 = 1_000;
+/// Dead letters moved back in one request, at most.
+const REDRIVE_MAX: usize = 10_000;
+
+impl Engine {
+    pub(crate) fn query(&mut self, query: Query) -> Answer {
+        match query {
+            Query::Find { table, attribute, value } => {
+                let items = self.state.number(&format!("table/{table}"));
+                let item = items.and_then(|n| self.state.table(n).find(attribute, &value));
+                Answer::Item(item.map(|item| (item.doc.clone(), item.created)))
+            }
+            Query::List { table, attribute, value, before, limit } => {
+                let number = self.state.number(&format!("table/{table}"));
+                let items = number.into_iter().flat_map(|number| {
+                    self.state.table(number).list(attribute, &value, before).take(limit)
+                });
+                Answer::Items(items.map(|item| (item.doc.clone(), item.created)).collect())
+            }
+            Query::Queues => Answer::Queues(self.queue_rows()),
+            Query::Peek { queue, from, limit } => Answer::Messages(self.peek(&queue, from, limit)),
+            Query::Redrive { queue, limit, dry_run } => {
+                Answer::Moved(self.redrive(&queue, limit.min(REDRIVE_MAX), dry_run))
+            }
+            Query::Status => Answer::Status(Box::new(self.status())),
+        }
+    }
+
+    fn queue_rows(&self) -> Vec<QueueRow> {
+        let rows = self.state.queue_numbers().map(|number| {
+            let queue = self.state.queue(number);
+            let oldest_ms = queue.oldest_sent_ms().unwrap_or(self.now.wall_ms);
+            QueueRow {
+                name: self.name_of(number, "queue/"),
+                messages: queue.visible(),
+                in_flight: queue.in_flight(),
+                delayed: queue.len() - queue.visible() - queue.in_flight(),
+                oldest_age_s: self.now.wall_ms.saturating_sub(oldest_ms) / 1_000,
+            }
+        });
+        rows.collect()
+    }
+
+    fn name_of(&self, number: u16, kind: &str) -> String {
+        let name = self.state.names[usize::from(number)].as_deref().unwrap_or("");
+        name.strip_prefix(kind).unwrap_or(name).to_owned()
+    }
+
+    fn peek(&self, queue: &str, from: u64, limit: usize) -> Option<Vec<MessageRow>> {
+        let number = self.state.number(&format!("queue/{queue}"))?;
+        let rows = self.state.queue(number).from(from).take(limit).map(|(id, m)| MessageRow {
+            id,
+            body: m.body.clone(),
+            attributes: m.attributes.as_deref().cloned(),
+            sent_ms: m.sent_ms,
+            receives: m.receives,
+            attempts: m.attempts,
+        });
+        Some(rows.collect())
+    }
+
+    /// Moves dead letters of a queue back to the queue whose dead letters they are.
+    fn redrive(&mut self, queue: &str, limit: usize, dry_run: bool) -> Option<usize> {
+        let plan = self.plan.clone();
+        let number = self.state.number(&format!("queue/{queue}"))?;
+        let source = plan
+            .queues
+            .iter()
+            .filter(|(_, queue)| queue.redrive.is_some_and(|(dead, _)| dead == number))
+            .map(|(source, _)| *source)
+            .min()?;
+        let messages = self.state.queue(number).from(0).take(limit);
+        let messages: Vec<_> = messages.map(|(id, m)| (id, m.body.clone())).collect();
+        if !dry_run {
+            for (id, body) in &messages {
+                self.emit(Cause::default(), Record::Deleted { queue: number, id: *id });
+                self.send(source, body.clone(), None, Cause { seq: *id, replay: false });
+            }
+        }
+        Some(messages.len())
+    }
+
+    /// Estimated bytes of memory that grow with what is open.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        let tables = self.state.table_numbers().map(|n| self.state.table(n).memory_bytes());
+        let queues = self.state.queue_numbers().map(|n| self.state.queue(n).memory_bytes());
+        tables.chain(queues).sum::<usize>() as u64
+    }
+
+    fn status(&self) -> Status {
+        let tables: Vec<u16> = self.state.table_numbers().collect();
+        let of_tables = |size: &dyn Fn(u16) -> usize| -> Vec<(String, usize)> {
+            tables.iter().map(|number| (self.name_of(*number, "table/"), size(*number))).collect()
+        };
+        let mut memory = of_tables(&|number| self.state.table(number).memory_bytes());
+        memory.extend(
+            self.state
+                .queue_numbers()
+                .map(|number| (self.name_of(number, ""), self.state.queue(number).memory_bytes())),
+        );
+        Status {
+            items: of_tables(&|number| self.state.table(number).len()),
+            by_status: self.by_status(&tables),
+            queues: self.queue_rows(),
+            pipes: self.pipe_rows(),
+            change_lag: self.state.stream.len(),
+            seq: self.state.seq,
+            durable_seq: self.journal.durable_seq(),
+            journal_disk_bytes: self.journal.disk_bytes(),
+            journal_written_bytes: self.journal.written_bytes,
+            frames: self.journal.written_frames,
+            records: self.state.seq,
+            memory,
+            executions: self.state.executions.len(),
+            closed_waiting: tables.iter().map(|n| self.state.table(*n).closed_waiting()).sum(),
+            sweeps: self.sweep.finished,
+        }
+    }
+
+    /// Open items by the value of their `status`, from the indexes that have one.
+    fn by_status(&self, tables: &[u16]) -> Vec<(String, usize)> {
+        let mut counts = std::collections::BTreeMap::new();
+        for table in tables {
+            for (value, count) in self.state.table(*table).counts("status") {
+                *counts.entry(value.to_owned()).or_insert(0) += count;
+            }
+        }
+        counts.into_iter().collect()
+    }
+
+    /// Hands closed items to history, one batch at a time.
+    pub(crate) fn feed_history(&mut self) {
+        if self.history_busy || self.state.clock_ms < self.history_retry_ms {
+            return;
+        }
+        let mut items = Vec::new();
+        for number in self.state.table_numbers() {
+            let name: Arc<str> = self.name_of(number, "table/").into();
+            let table = self.state.table(number);
+            let closed = table.closed_after(self.state.historied).take(HISTORY_BATCH);
+            items.extend(closed.map(|item| ClosedItem {
+                table: name.clone(),
+                doc: item.doc.clone(),
+                created: item.created,
+                changed: item.changed,
+                indexed: table.indexed(item),
+            }));
+        }
+        items.sort_by_key(|item| item.changed);
+        items.truncate(HISTORY_BATCH);
+        if let Some(last) = items.last() {
+            let seq = last.changed;
+            self.history_busy = true;
+            self.hold(Output::History(HistoryJob { items, seq }));
+        }
+    }
+
+    pub(crate) fn historied(&mut self, seq: u64, success: bool) {
+        self.history_busy = false;
+        if success {
+            self.emit(Cause::default(), Record::Historied { seq });
+        } else {
+            self.history_retry_ms = self.state.clock_ms + HISTORY_RETRY_MS;
+        }
+    }
+}

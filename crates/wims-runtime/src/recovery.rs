@@ -1,0 +1,413 @@
+//! Recovery: reads the segments, finds where the last finished sweep began, and hands every
+//! record from there to the end to the caller.
+//!
+//! Promise: what was durable comes back in order; a torn tail is cut and reported; a sound frame
+//! behind a bad one is corruption, refused with segment and offset, and nothing is changed.
+//! It deliberately repairs nothing but the tail.
+
+use crate::frame::{FRAME_HEADER, FrameHeader, PAGE, SegmentError, SegmentHeader};
+use crate::journal::{JournalEnd, SegmentInfo};
+use crate::record::{Entry, RecordError};
+
+/// Reads segments; the disk of this machine or of a simulation.
+pub trait SegmentStore {
+    /// Numbers of all segments, in any order.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    fn list(&mut self) -> Result<Vec<u64>, String>;
+
+    /// At most the first `len` bytes of a segment.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn read(&mut self, segment: u64, len: usize) -> Result<Vec<u8>, String>;
+
+    /// Zeroes a segment from `offset` to its end, durably.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    fn cut(&mut self, segment: u64, offset: u64) -> Result<(), String>;
+
+    /// Removes a segment whose preparation was never finished.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    fn discard(&mut self, segment: u64) -> Result<(), String>;
+}
+
+/// Why the data directory is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoveryError {
+    /// The disk said no.
+    #[error("failed to read the journal: {0}")]
+    Store(String),
+    /// A sound frame stands behind a bad one.
+    #[error(
+        "the journal is corrupt: segment {segment} is bad at byte {offset}, but sound data follows \
+         in segment {later_segment} at byte {later_offset}; nothing was changed. Restore a backup, \
+         or copy the directory away and ask for help"
+    )]
+    Corrupt {
+        /// Segment of the bad frame.
+        segment: u64,
+        /// Its offset.
+        offset: u64,
+        /// Segment of the sound frame behind it.
+        later_segment: u64,
+        /// Its offset.
+        later_offset: u64,
+    },
+    /// A segment that is needed is missing or not ours.
+    #[error("segment {segment} of the journal cannot be used: {reason}")]
+    Segment {
+        /// Its number.
+        segment: u64,
+        /// Why.
+        reason: String,
+    },
+    /// A record this version does not know.
+    #[error("segment {segment} at byte {offset}: {reason}")]
+    Record {
+        /// Its segment.
+        segment: u64,
+        /// Offset of its frame.
+        offset: u64,
+        /// Why.
+        reason: RecordError,
+    },
+}
+
+/// What a recovery found.
+#[derive(Clone, Debug)]
+pub struct Recovered {
+    /// Where the journal goes on.
+    pub end: JournalEnd,
+    /// Which journal this is; `None` when there are no segments yet.
+    pub journal_id: Option<u128>,
+    /// Wall time of the last frame.
+    pub last_wall_ms: u64,
+    /// The engine's clock at the last frame.
+    pub last_clock_ms: u64,
+    /// Whether a torn tail was cut.
+    pub torn_tail: bool,
+    /// Frames read.
+    pub frames: u64,
+}
+
+/// Switches for planted bugs; the simulator must find each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RecoveryBugs {
+    /// Takes a torn tail for a sound frame.
+    pub accept_torn_tail: bool,
+}
+
+/// Recovers the journal in `store`; `each` gets every record from where recovery starts, with
+/// the number of its segment.
+///
+/// # Errors
+/// When the journal must not be used; nothing was changed then.
+pub fn recover(
+    store: &mut impl SegmentStore,
+    bugs: RecoveryBugs,
+    mut each: impl FnMut(u64, Entry),
+) -> Result<Recovered, RecoveryError> {
+    let found = survey(store)?;
+    let mut walk = Walk::new(&found, bugs);
+    let Some(start) = walk.find_start(store)? else {
+        return finish(store, found, walk);
+    };
+    walk.run(store, start, &mut |segment, entry| each(segment, entry))?;
+    finish(store, found, walk)
+}
+
+/// Segments by number, with those whose preparation was never finished apart.
+struct Survey {
+    numbers: Vec<u64>,
+    unfinished: Vec<u64>,
+    journal_id: Option<u128>,
+}
+
+fn survey(store: &mut impl SegmentStore) -> Result<Survey, RecoveryError> {
+    let mut numbers = store.list().map_err(RecoveryError::Store)?;
+    numbers.sort_unstable();
+    let mut unfinished = Vec::new();
+    let mut journal_id = None;
+    let last = numbers.last().copied();
+    for &number in &numbers {
+        let bytes = store.read(number, PAGE).map_err(RecoveryError::Store)?;
+        match SegmentHeader::read(&bytes) {
+            Ok(header) if header.number == number => {
+                if *journal_id.get_or_insert(header.journal_id) != header.journal_id {
+                    return Err(refuse(number, "it belongs to another journal"));
+                }
+            }
+            Ok(_) => return Err(refuse(number, "its first page names another segment")),
+            // Preparation writes the first page last, so a crash leaves it empty.
+            Err(SegmentError::Unsound)
+                if Some(number) == last && bytes.iter().all(|byte| *byte == 0) =>
+            {
+                unfinished.push(number);
+            }
+            Err(error) => return Err(refuse(number, &error.to_string())),
+        }
+    }
+    numbers.retain(|number| !unfinished.contains(number));
+    if let Some(gap) = numbers.windows(2).find(|pair| pair[0] + 1 != pair[1]) {
+        return Err(refuse(gap[0] + 1, "it is missing"));
+    }
+    Ok(Survey { numbers, unfinished, journal_id })
+}
+
+fn refuse(segment: u64, reason: &str) -> RecoveryError {
+    RecoveryError::Segment { segment, reason: reason.into() }
+}
+
+/// A walk over frames, in order.
+struct Walk {
+    numbers: Vec<u64>,
+    bugs: RecoveryBugs,
+    segments: Vec<SegmentInfo>,
+    offset: u64,
+    last: Option<FrameHeader>,
+    frames: u64,
+    torn: Vec<(u64, u64)>,
+}
+
+impl Walk {
+    fn new(found: &Survey, bugs: RecoveryBugs) -> Walk {
+        Walk {
+            numbers: found.numbers.clone(),
+            bugs,
+            segments: Vec::new(),
+            offset: PAGE as u64,
+            last: None,
+            frames: 0,
+            torn: Vec::new(),
+        }
+    }
+
+    /// Index of the segment where recovery starts: what the last sound frame says. `None` when
+    /// there is no frame at all.
+    fn find_start(
+        &mut self,
+        store: &mut impl SegmentStore,
+    ) -> Result<Option<usize>, RecoveryError> {
+        for index in (0..self.numbers.len()).rev() {
+            let bytes = self.read(store, index)?;
+            let mut offset = PAGE;
+            let mut last = None;
+            while let Some(header) = bytes.get(offset..).and_then(FrameHeader::read) {
+                offset += header.padded_len();
+                last = Some(header);
+            }
+            // A bad first frame with sound ones behind it is found by the walk that follows.
+            let last = last.or_else(|| sound_frame_after(&bytes, PAGE).map(|found| found.1));
+            if let Some(header) = last {
+                let from = self.numbers.iter().position(|n| *n == header.recover_from);
+                return from.map(Some).ok_or_else(|| refuse(header.recover_from, "it is missing"));
+            }
+        }
+        Ok(None)
+    }
+
+    fn read(&self, store: &mut impl SegmentStore, index: usize) -> Result<Vec<u8>, RecoveryError> {
+        store.read(self.numbers[index], usize::MAX).map_err(RecoveryError::Store)
+    }
+
+    fn run(
+        &mut self,
+        store: &mut impl SegmentStore,
+        start: usize,
+        each: &mut impl FnMut(u64, Entry),
+    ) -> Result<(), RecoveryError> {
+        self.remember_older(store, start)?;
+        for index in start..self.numbers.len() {
+            let bytes = self.read(store, index)?;
+            let number = self.numbers[index];
+            let first = bytes.get(PAGE..).and_then(FrameHeader::read);
+            if !first.is_some_and(|header| self.follows(&header, number)) {
+                return self.end_at(store, index, PAGE as u64, &bytes);
+            }
+            self.offset = PAGE as u64;
+            while let Some(header) = self.next_frame(&bytes, number) {
+                self.take(number, &header, &bytes, each)?;
+            }
+            let next_starts = self.next_segment_follows(store, index)?;
+            if !next_starts {
+                return self.end_at(store, index, self.offset, &bytes);
+            }
+        }
+        Ok(())
+    }
+
+    /// Segments before the start hold nothing to apply but are still kept for their retention.
+    fn remember_older(
+        &mut self,
+        store: &mut impl SegmentStore,
+        start: usize,
+    ) -> Result<(), RecoveryError> {
+        for index in 0..start {
+            let number = self.numbers[index];
+            let bytes = store.read(number, PAGE + FRAME_HEADER).map_err(RecoveryError::Store)?;
+            let Some(header) = bytes.get(PAGE..).and_then(FrameHeader::peek) else {
+                return Err(refuse(number, "its first frame is unsound"));
+            };
+            self.segments.push(SegmentInfo {
+                number: self.numbers[index],
+                first_seq: header.first_seq,
+                last_wall_ms: header.wall_ms,
+            });
+        }
+        Ok(())
+    }
+
+    fn next_frame(&self, bytes: &[u8], number: u64) -> Option<FrameHeader> {
+        let rest = bytes.get(self.offset as usize..)?;
+        match FrameHeader::read(rest) {
+            Some(header) => self.follows(&header, number).then_some(header),
+            None if self.bugs.accept_torn_tail => torn_as_sound(rest),
+            None => None,
+        }
+    }
+
+    fn follows(&self, header: &FrameHeader, number: u64) -> bool {
+        let chained = match &self.last {
+            None => true,
+            Some(last) => {
+                header.previous_crc == last.crc
+                    && header.first_seq == last.first_seq + u64::from(last.count)
+            }
+        };
+        header.segment == number && chained
+    }
+
+    fn next_segment_follows(
+        &self,
+        store: &mut impl SegmentStore,
+        index: usize,
+    ) -> Result<bool, RecoveryError> {
+        let Some(&number) = self.numbers.get(index + 1) else { return Ok(false) };
+        let bytes = self.read(store, index + 1)?;
+        let first = bytes.get(PAGE..).and_then(FrameHeader::read);
+        Ok(first.is_some_and(|header| self.follows(&header, number)))
+    }
+
+    fn take(
+        &mut self,
+        number: u64,
+        header: &FrameHeader,
+        bytes: &[u8],
+        each: &mut impl FnMut(u64, Entry),
+    ) -> Result<(), RecoveryError> {
+        let at = self.offset as usize;
+        let mut rest = &bytes[at + FRAME_HEADER..at + header.len as usize];
+        for i in 0..u64::from(header.count) {
+            let read = Entry::read(rest, header.first_seq + i, header.wall_ms);
+            match read {
+                Ok((entry, behind)) => {
+                    each(number, entry);
+                    rest = behind;
+                }
+                Err(_) if self.bugs.accept_torn_tail => break,
+                Err(reason) => {
+                    let offset = self.offset;
+                    return Err(RecoveryError::Record { segment: number, offset, reason });
+                }
+            }
+        }
+        if self.segments.last().is_none_or(|segment| segment.number != number) {
+            let first_seq = header.first_seq;
+            self.segments.push(SegmentInfo { number, first_seq, last_wall_ms: 0 });
+        }
+        if let Some(segment) = self.segments.last_mut() {
+            segment.last_wall_ms = header.wall_ms;
+        }
+        self.offset += header.padded_len() as u64;
+        self.last = Some(header.clone());
+        self.frames += 1;
+        Ok(())
+    }
+
+    /// Nothing that follows the chain stands at this place: the end, a torn tail, or corruption.
+    fn end_at(
+        &mut self,
+        store: &mut impl SegmentStore,
+        index: usize,
+        offset: u64,
+        bytes: &[u8],
+    ) -> Result<(), RecoveryError> {
+        let segment = self.numbers[index];
+        let corrupt = |later_segment, later_offset: usize| RecoveryError::Corrupt {
+            segment,
+            offset,
+            later_segment,
+            later_offset: later_offset as u64,
+        };
+        if let Some((later, _)) = sound_frame_after(bytes, offset as usize) {
+            return Err(corrupt(segment, later));
+        }
+        self.note_torn(segment, offset, bytes);
+        for later in index + 1..self.numbers.len() {
+            let bytes = self.read(store, later)?;
+            if let Some((at, _)) = sound_frame_after(&bytes, PAGE) {
+                return Err(corrupt(self.numbers[later], at));
+            }
+            self.note_torn(self.numbers[later], PAGE as u64, &bytes);
+        }
+        Ok(())
+    }
+}
+
+impl Walk {
+    fn note_torn(&mut self, segment: u64, offset: u64, bytes: &[u8]) {
+        if bytes.get(offset as usize..).is_some_and(|tail| tail.iter().any(|byte| *byte != 0)) {
+            self.torn.push((segment, offset));
+        }
+    }
+}
+
+/// The first sound frame at a page boundary at or behind `offset`.
+fn sound_frame_after(bytes: &[u8], offset: usize) -> Option<(usize, FrameHeader)> {
+    (offset..bytes.len())
+        .step_by(PAGE)
+        .find_map(|at| FrameHeader::read(&bytes[at..]).map(|header| (at, header)))
+}
+
+/// The planted bug: believes the header of a frame whose checksum is wrong.
+fn torn_as_sound(rest: &[u8]) -> Option<FrameHeader> {
+    let mut copy = rest.to_vec();
+    let len = u32::from_le_bytes(copy.get(8..12)?.try_into().ok()?) as usize;
+    let crc = crc32c::crc32c(copy.get(8..len.max(8))?);
+    copy.get_mut(4..8)?.copy_from_slice(&crc.to_le_bytes());
+    FrameHeader::read(&copy)
+}
+
+fn finish(
+    store: &mut impl SegmentStore,
+    found: Survey,
+    walk: Walk,
+) -> Result<Recovered, RecoveryError> {
+    for &(segment, offset) in &walk.torn {
+        store.cut(segment, offset).map_err(RecoveryError::Store)?;
+    }
+    for segment in found.unfinished {
+        store.discard(segment).map_err(RecoveryError::Store)?;
+    }
+    let used = walk.segments.last().map_or(0, |segment| segment.number);
+    let last = walk.last.as_ref();
+    Ok(Recovered {
+        end: JournalEnd {
+            offset: walk.offset,
+            prepared: found.numbers.into_iter().filter(|number| *number > used).collect(),
+            previous_crc: last.map_or(0, |header| header.crc),
+            last_seq: last.map_or(0, |header| header.first_seq + u64::from(header.count) - 1),
+            segments: walk.segments,
+        },
+        journal_id: found.journal_id,
+        last_wall_ms: last.map_or(0, |header| header.wall_ms),
+        last_clock_ms: last.map_or(0, |header| header.clock_ms),
+        torn_tail: !walk.torn.is_empty(),
+        frames: walk.frames,
+    })
+}

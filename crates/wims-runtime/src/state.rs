@@ -1,0 +1,291 @@
+//! The state: everything the engine knows, and `apply`, the one place where it changes.
+//!
+//! Promise: live, recovered and simulated records go through the same `apply`, so the state after
+//! a crash is the state at the last durable frame. It deliberately reads no clock and decides
+//! nothing.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+
+use wims_stack::table::{PARTITION_KEY, Table};
+use wims_stack::{Doc, TableRef};
+
+use crate::items::{Items, text};
+use crate::messages::{Message, Messages};
+use crate::record::{Change, Entry, Hidden, Paced, Record, Sent, SweptMessage, Waiting};
+
+/// A change that a consumer of the stream has not seen yet.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StreamChange {
+    /// Its sequence.
+    pub seq: u64,
+    /// Its wall time.
+    pub wall_ms: u64,
+    /// Whether a replay is at the root of it.
+    pub replay: bool,
+    /// The table's number.
+    pub table: u16,
+    /// The item before.
+    pub old: Option<Doc>,
+    /// The item after.
+    pub new: Option<Doc>,
+}
+
+/// Everything the engine knows; see the module.
+pub struct State {
+    declared: Vec<Table>,
+    /// Names of resources by number.
+    pub names: Vec<Option<String>>,
+    numbers: HashMap<String, u16>,
+    tables: Vec<Option<Items>>,
+    queues: Vec<Option<Messages>>,
+    /// The last sequence each consumer has seen.
+    pub cursors: BTreeMap<u16, u64>,
+    /// Changes some consumer has not seen, oldest first.
+    pub stream: VecDeque<StreamChange>,
+    /// Executions that go on later, by id.
+    pub executions: BTreeMap<u64, Waiting>,
+    /// Their ids by when they go on.
+    pub wakes: BTreeSet<(u64, u64)>,
+    /// What pipes have learned of their targets.
+    pub paced: BTreeMap<u16, Paced>,
+    /// Until when a subscription has served a subject.
+    pub served: BTreeMap<(u16, u64), u64>,
+    /// The largest id given out.
+    pub last_id: u128,
+    /// History holds what closed up to this sequence.
+    pub historied: u64,
+    /// The last sequence applied.
+    pub seq: u64,
+    /// The clock, in milliseconds; it never goes back.
+    pub clock_ms: u64,
+    /// Where the last finished sweep began: sequence and segment.
+    pub swept: (u64, u64),
+}
+
+impl State {
+    /// A state that knows nothing, for these declared tables.
+    pub fn new(declared: Vec<Table>) -> State {
+        State {
+            declared,
+            names: Vec::new(),
+            numbers: HashMap::new(),
+            tables: Vec::new(),
+            queues: Vec::new(),
+            cursors: BTreeMap::new(),
+            stream: VecDeque::new(),
+            executions: BTreeMap::new(),
+            wakes: BTreeSet::new(),
+            paced: BTreeMap::new(),
+            served: BTreeMap::new(),
+            last_id: 0,
+            historied: 0,
+            seq: 0,
+            clock_ms: 0,
+            swept: (0, 0),
+        }
+    }
+
+    /// Changes the state by what a record says.
+    pub fn apply(&mut self, entry: Entry) {
+        self.seq = entry.seq;
+        match entry.record {
+            Record::Named(named) => self.name(named.id, named.name),
+            Record::Change(change) => self.change(entry.seq, entry.wall_ms, entry.replay, change),
+            Record::SweptItem(change) => self.set_item(entry.seq, &change, true),
+            Record::Sent(sent) => self.sent(entry.seq, entry.wall_ms, sent),
+            Record::Hidden(hidden) => self.hidden(&hidden),
+            Record::SweptMessage(message) => self.swept_message(message),
+            Record::Deleted { queue, id } => self.queue_mut(queue).remove(id),
+            Record::Cursor { consumer, seq } => self.cursor(consumer, seq),
+            Record::Waiting(waiting) => self.waiting(entry.seq, waiting),
+            Record::Ended { id } => self.ended(id),
+            Record::Paced(paced) => {
+                self.paced.insert(paced.pipe, paced);
+            }
+            Record::Served { queue, subject, until_ms } => {
+                self.served.insert((queue, subject), until_ms);
+            }
+            Record::SweepEnded { began, segment } => self.swept = (began, segment),
+            Record::LastId { id } => self.last_id = self.last_id.max(id),
+            Record::Historied { seq } => self.historied(seq),
+            Record::Event(_) | Record::Skipped { .. } | Record::SweepBegan => {}
+        }
+    }
+
+    /// The number of a resource, e.g. of `queue/payments-queue`.
+    pub fn number(&self, name: &str) -> Option<u16> {
+        self.numbers.get(name).copied()
+    }
+
+    /// The items of a table.
+    pub fn table(&self, number: u16) -> &Items {
+        self.tables[usize::from(number)].as_ref().expect("the number is that of a table")
+    }
+
+    /// The messages of a queue.
+    pub fn queue(&self, number: u16) -> &Messages {
+        self.queues[usize::from(number)].as_ref().expect("the number is that of a queue")
+    }
+
+    /// Lets hidden messages appear whose time has come.
+    pub fn appear(&mut self, queue: u16) {
+        let clock_ms = self.clock_ms;
+        self.queue_mut(queue).appear(clock_ms);
+    }
+
+    /// Numbers of all tables.
+    pub fn table_numbers(&self) -> impl Iterator<Item = u16> {
+        numbers_of(&self.tables)
+    }
+
+    /// Numbers of all queues.
+    pub fn queue_numbers(&self) -> impl Iterator<Item = u16> {
+        numbers_of(&self.queues)
+    }
+
+    /// The oldest sequence some consumer of the stream has not seen.
+    pub fn stream_front(&self) -> u64 {
+        self.stream.front().map_or(self.seq + 1, |change| change.seq)
+    }
+
+    fn name(&mut self, id: u16, name: String) {
+        let at = usize::from(id);
+        if self.names.len() <= at {
+            self.names.resize(at + 1, None);
+            self.tables.resize_with(at + 1, || None);
+            self.queues.resize_with(at + 1, || None);
+        }
+        if self.names[at].as_ref() == Some(&name) {
+            return;
+        }
+        if let Some(table) = name.strip_prefix("table/") {
+            self.tables[at] = Some(Items::new(self.declaration(table)));
+        } else if name.starts_with("queue/") {
+            self.queues[at] = Some(Messages::default());
+        }
+        self.numbers.insert(name.clone(), id);
+        self.names[at] = Some(name);
+    }
+
+    /// The declaration of a table; a table no longer declared keeps its items without indexes.
+    fn declaration(&self, name: &str) -> Table {
+        let declared = self.declared.iter().find(|table| table.name.name() == name);
+        declared.cloned().unwrap_or_else(|| Table {
+            name: TableRef::new(name),
+            unstreamed: Vec::new(),
+            indexes: Vec::new(),
+            closed: Vec::new(),
+        })
+    }
+
+    fn change(&mut self, seq: u64, wall_ms: u64, replay: bool, change: Change) {
+        self.set_item(seq, &change, false);
+        let Some(image) = change.new.as_ref().or(change.old.as_ref()) else { return };
+        if self.is_streamed(change.table, text(image, PARTITION_KEY)) {
+            let Change { table, old, new, .. } = change;
+            self.stream.push_back(StreamChange { seq, wall_ms, replay, table, old, new });
+        }
+    }
+
+    fn is_streamed(&self, table: u16, pk: &str) -> bool {
+        let name = self.names[usize::from(table)].as_deref().unwrap_or("");
+        let declared = self.declared.iter().find(|table| name.ends_with(table.name.name()));
+        declared.is_none_or(|table| !table.unstreamed.iter().any(|prefix| pk.starts_with(prefix)))
+    }
+
+    fn set_item(&mut self, seq: u64, change: &Change, swept: bool) {
+        let Some(key) = change.new.as_ref().or(change.old.as_ref()) else { return };
+        let created = if change.created == 0 { seq } else { change.created };
+        let items = self.tables[usize::from(change.table)].as_mut();
+        let items = items.expect("a table is named before its items");
+        if swept {
+            // As it is: an item already here keeps the sequence of its last change.
+            let known = items.get(text(key, PARTITION_KEY), text(key, wims_stack::table::SORT_KEY));
+            if known.is_some_and(|item| Some(&item.doc) == change.new.as_ref()) {
+                return;
+            }
+        }
+        items.set(key, change.new.clone(), created, seq);
+    }
+
+    fn sent(&mut self, seq: u64, wall_ms: u64, sent: Sent) {
+        let message = Message {
+            body: sent.body,
+            attributes: sent.attributes.map(Box::new),
+            sent_ms: wall_ms,
+            visible_at_ms: sent.visible_at_ms,
+            receives: 0,
+            attempts: 0,
+            held: false,
+        };
+        let clock_ms = self.clock_ms;
+        self.queue_mut(sent.queue).set(seq, message, clock_ms);
+    }
+
+    fn hidden(&mut self, hidden: &Hidden) {
+        // A message sent before the recovery's start is not known until the sweep brings it.
+        let Some(message) = self.queue(hidden.queue).get(hidden.id) else { return };
+        let message = Message {
+            visible_at_ms: hidden.visible_at_ms,
+            receives: hidden.receives,
+            attempts: hidden.attempts,
+            held: hidden.held,
+            ..message.clone()
+        };
+        let clock_ms = self.clock_ms;
+        self.queue_mut(hidden.queue).set(hidden.id, message, clock_ms);
+    }
+
+    fn swept_message(&mut self, swept: SweptMessage) {
+        let message = Message {
+            body: swept.body,
+            attributes: swept.attributes.map(Box::new),
+            sent_ms: swept.sent_ms,
+            visible_at_ms: swept.hidden.visible_at_ms,
+            receives: swept.hidden.receives,
+            attempts: swept.hidden.attempts,
+            held: swept.hidden.held,
+        };
+        let clock_ms = self.clock_ms;
+        self.queue_mut(swept.hidden.queue).set(swept.hidden.id, message, clock_ms);
+    }
+
+    fn queue_mut(&mut self, number: u16) -> &mut Messages {
+        self.queues[usize::from(number)].as_mut().expect("a queue is named before its messages")
+    }
+
+    fn cursor(&mut self, consumer: u16, seq: u64) {
+        self.cursors.insert(consumer, seq);
+        let seen_by_all = self.cursors.values().copied().min().unwrap_or(0);
+        while self.stream.front().is_some_and(|change| change.seq <= seen_by_all) {
+            self.stream.pop_front();
+        }
+    }
+
+    fn waiting(&mut self, seq: u64, mut waiting: Waiting) {
+        if waiting.id == 0 {
+            waiting.id = seq;
+        }
+        self.ended(waiting.id);
+        self.wakes.insert((waiting.wake_at_ms, waiting.id));
+        self.executions.insert(waiting.id, waiting);
+    }
+
+    fn ended(&mut self, id: u64) {
+        if let Some(waiting) = self.executions.remove(&id) {
+            self.wakes.remove(&(waiting.wake_at_ms, id));
+        }
+    }
+
+    fn historied(&mut self, seq: u64) {
+        self.historied = seq;
+        for items in self.tables.iter_mut().flatten() {
+            items.evict(seq);
+        }
+    }
+}
+
+fn numbers_of<T>(slots: &[Option<T>]) -> impl Iterator<Item = u16> {
+    let taken = slots.iter().enumerate().filter(|(_, slot)| slot.is_some());
+    taken.map(|(at, _)| u16::try_from(at).expect("numbers are 16 bits"))
+}

@@ -1,0 +1,627 @@
+//! `Doc`: a JSON value as canonical bytes, the one form items, events and messages have inside.
+//!
+//! Promise: equal values have equal bytes (maps are sorted by key, numbers normalised), so an
+//! image can be compared, journalled and shared between consumers without being parsed again.
+//! A `Doc` is cheap to clone: parts of one buffer share it.
+//! It deliberately does not keep the order in which keys were written, as DynamoDB does not.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::sync::Arc;
+
+use rust_decimal::Decimal;
+
+const NULL: u8 = 0;
+const FALSE: u8 = 1;
+const TRUE: u8 = 2;
+const INTEGER: u8 = 3;
+const DECIMAL: u8 = 4;
+const STRING: u8 = 5;
+const LIST: u8 = 6;
+const MAP: u8 = 7;
+
+/// The deepest nesting of lists and maps; a bound for recursion, far above any item of ours.
+pub const DEPTH_MAX: usize = 64;
+/// The longest attribute name in bytes; its length is one byte.
+pub const KEY_BYTES_MAX: usize = 255;
+
+/// One value in canonical bytes, sharing its buffer with whatever it was taken from.
+#[derive(Clone)]
+pub struct Doc {
+    buffer: Arc<[u8]>,
+    start: u32,
+    end: u32,
+}
+
+/// A borrowed value inside a [`Doc`].
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    bytes: &'a [u8],
+}
+
+/// What a [`View`] is, one level deep.
+pub enum Kind<'a> {
+    /// JSON null.
+    Null,
+    /// JSON true or false.
+    Bool(bool),
+    /// An exact decimal number.
+    Number(Decimal),
+    /// Text.
+    Str(&'a str),
+    /// A list of values.
+    List(ListView<'a>),
+    /// Attributes in ascending order of their names.
+    Map(MapView<'a>),
+}
+
+/// The value of one attribute while a document is built.
+#[derive(Clone, Copy)]
+pub enum Field<'a> {
+    /// JSON null.
+    Null,
+    /// JSON true or false.
+    Bool(bool),
+    /// A whole number.
+    Int(i64),
+    /// An exact decimal number.
+    Number(Decimal),
+    /// Text.
+    Str(&'a str),
+    /// A value that already is a document or a part of one.
+    View(View<'a>),
+}
+
+/// Bytes that are not a document, met when reading a journal or a message from outside.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("not a document at byte {at}: {what}")]
+pub struct DocError {
+    /// Offset of the byte where reading stopped.
+    pub at: usize,
+    /// What was expected there.
+    pub what: &'static str,
+}
+
+thread_local! {
+    /// Documents are built here and copied once into their shared buffer.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Doc {
+    /// Builds a document with `write`, which must leave exactly one value in the writer.
+    pub fn build(write: impl FnOnce(&mut DocWriter)) -> Doc {
+        let mut writer = DocWriter { bytes: SCRATCH.take() };
+        writer.bytes.clear();
+        write(&mut writer);
+        let doc = Doc::from_slice(&writer.bytes);
+        SCRATCH.set(writer.bytes);
+        doc
+    }
+
+    /// A map of the given attributes; they may stand in any order, each name once.
+    pub fn object(fields: &[(&str, Field<'_>)]) -> Doc {
+        Doc::build(|w| w.object(fields))
+    }
+
+    /// Text as a document.
+    pub fn text(text: &str) -> Doc {
+        Doc::build(|w| w.str(text))
+    }
+
+    /// Checks `bytes` and takes them as one document.
+    ///
+    /// # Errors
+    /// When the bytes are not exactly one canonical value.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Doc, DocError> {
+        let end = check_value(bytes, 0, 0)?;
+        if end != bytes.len() {
+            return Err(DocError { at: end, what: "nothing after the value" });
+        }
+        Ok(Doc::from_slice(bytes))
+    }
+
+    fn from_slice(bytes: &[u8]) -> Doc {
+        let end = u32::try_from(bytes.len()).expect("a document is far below 4 GiB");
+        Doc { buffer: Arc::from(bytes), start: 0, end }
+    }
+
+    /// The canonical bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.buffer[self.start as usize..self.end as usize]
+    }
+
+    /// The value, borrowed.
+    pub fn view(&self) -> View<'_> {
+        View { bytes: self.bytes() }
+    }
+
+    /// The value of an attribute, borrowed.
+    pub fn get(&self, name: &str) -> Option<View<'_>> {
+        self.view().get(name)
+    }
+
+    /// The text of an attribute, or `None` when it is missing or no text.
+    pub fn str(&self, name: &str) -> Option<&str> {
+        self.get(name)?.as_str()
+    }
+
+    /// The whole number of an attribute, or `None` when it is missing or none.
+    pub fn int(&self, name: &str) -> Option<i64> {
+        self.get(name)?.as_int()
+    }
+
+    /// An attribute as a document that shares this one's buffer.
+    pub fn part(&self, name: &str) -> Option<Doc> {
+        Some(self.share(self.get(name)?))
+    }
+
+    /// A view into this very document as a document of its own that shares the buffer.
+    ///
+    /// # Panics
+    /// When `view` is no part of this document.
+    pub fn share(&self, view: View<'_>) -> Doc {
+        let base = self.buffer.as_ptr() as usize;
+        let start = (view.bytes.as_ptr() as usize).wrapping_sub(base);
+        let end = start.wrapping_add(view.bytes.len());
+        assert!(start <= end && end <= self.buffer.len(), "the view belongs to this document");
+        Doc { buffer: self.buffer.clone(), start: start as u32, end: end as u32 }
+    }
+
+    /// This map with some attributes set (`Some`) or removed (`None`); `changes` in any order.
+    ///
+    /// # Panics
+    /// When the document is not a map.
+    pub fn with(&self, changes: &[(&str, Option<Field<'_>>)]) -> Doc {
+        let Kind::Map(map) = self.view().kind() else { panic!("only a map has attributes") };
+        let mut sorted: Vec<_> = changes.to_vec();
+        sorted.sort_by(|a, b| a.0.cmp(b.0));
+        Doc::build(|w| w.merge(map, &sorted))
+    }
+
+    /// Bytes this document keeps alive, for accounting.
+    pub fn heap_bytes(&self) -> usize {
+        self.buffer.len() + 16
+    }
+}
+
+impl PartialEq for Doc {
+    fn eq(&self, other: &Doc) -> bool {
+        self.bytes() == other.bytes()
+    }
+}
+
+impl Eq for Doc {}
+
+impl fmt::Debug for Doc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&crate::json::to_string(self.view().into()))
+    }
+}
+
+impl<'a> View<'a> {
+    /// The canonical bytes.
+    pub fn bytes(self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// What the value is, one level deep.
+    #[inline]
+    pub fn kind(self) -> Kind<'a> {
+        let body = &self.bytes[1..];
+        match self.bytes[0] {
+            NULL => Kind::Null,
+            FALSE => Kind::Bool(false),
+            TRUE => Kind::Bool(true),
+            INTEGER => Kind::Number(Decimal::from(read_int(body).0)),
+            DECIMAL => Kind::Number(read_decimal(body)),
+            STRING => Kind::Str(read_str(body)),
+            LIST => Kind::List(ListView { rest: &body[4..] }),
+            MAP => Kind::Map(MapView { rest: &body[4..] }),
+            tag => unreachable!("documents are checked when they are read, tag {tag}"),
+        }
+    }
+
+    /// The value of an attribute; `None` when missing or when this is no map.
+    #[inline]
+    pub fn get(self, name: &str) -> Option<View<'a>> {
+        if self.bytes[0] != MAP {
+            return None;
+        }
+        let mut rest = &self.bytes[5..];
+        while !rest.is_empty() {
+            let key_end = 1 + rest[0] as usize;
+            let key = &rest[1..key_end];
+            let value_len = value_len(&rest[key_end..]);
+            if key == name.as_bytes() {
+                return Some(View { bytes: &rest[key_end..key_end + value_len] });
+            }
+            rest = &rest[key_end + value_len..];
+        }
+        None
+    }
+
+    /// The text, if this is text.
+    #[inline]
+    pub fn as_str(self) -> Option<&'a str> {
+        (self.bytes[0] == STRING).then(|| read_str(&self.bytes[1..]))
+    }
+
+    /// The number, if this is one.
+    pub fn as_number(self) -> Option<Decimal> {
+        match self.kind() {
+            Kind::Number(number) => Some(number),
+            _ => None,
+        }
+    }
+
+    /// The whole number, if this is one that fits 64 bits.
+    #[inline]
+    pub fn as_int(self) -> Option<i64> {
+        (self.bytes[0] == INTEGER).then(|| read_int(&self.bytes[1..]).0)
+    }
+
+    /// The elements, if this is a list.
+    pub fn as_list(self) -> Option<ListView<'a>> {
+        match self.kind() {
+            Kind::List(list) => Some(list),
+            _ => None,
+        }
+    }
+
+    /// The attributes, if this is a map.
+    pub fn as_map(self) -> Option<MapView<'a>> {
+        match self.kind() {
+            Kind::Map(map) => Some(map),
+            _ => None,
+        }
+    }
+
+    /// A document of its own, copied.
+    pub fn to_doc(self) -> Doc {
+        Doc::from_slice(self.bytes)
+    }
+}
+
+/// The elements of a list, in order.
+#[derive(Clone, Copy)]
+pub struct ListView<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Iterator for ListView<'a> {
+    type Item = View<'a>;
+
+    fn next(&mut self) -> Option<View<'a>> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let (value, rest) = self.rest.split_at(value_len(self.rest));
+        self.rest = rest;
+        Some(View { bytes: value })
+    }
+}
+
+/// The attributes of a map, in ascending order of their names.
+#[derive(Clone, Copy)]
+pub struct MapView<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Iterator for MapView<'a> {
+    type Item = (&'a str, View<'a>);
+
+    fn next(&mut self) -> Option<(&'a str, View<'a>)> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let (key, rest) = self.rest[1..].split_at(self.rest[0] as usize);
+        let (value, rest) = rest.split_at(value_len(rest));
+        self.rest = rest;
+        Some((checked_str(key), View { bytes: value }))
+    }
+}
+
+/// Appends one value in canonical bytes.
+pub struct DocWriter {
+    bytes: Vec<u8>,
+}
+
+impl DocWriter {
+    /// JSON null.
+    pub fn null(&mut self) {
+        self.bytes.push(NULL);
+    }
+
+    /// JSON true or false.
+    pub fn bool(&mut self, value: bool) {
+        self.bytes.push(if value { TRUE } else { FALSE });
+    }
+
+    /// A whole number.
+    pub fn int(&mut self, value: i64) {
+        self.bytes.push(INTEGER);
+        write_varint(&mut self.bytes, zigzag(value));
+    }
+
+    /// A number, normalised: `5.0` is `5`.
+    pub fn number(&mut self, value: Decimal) {
+        let value = value.normalize();
+        match i64::try_from(value.mantissa()) {
+            Ok(whole) if value.scale() == 0 => self.int(whole),
+            _ => {
+                self.bytes.push(DECIMAL);
+                self.bytes.push(value.scale() as u8);
+                self.bytes.extend_from_slice(&value.mantissa().to_le_bytes());
+            }
+        }
+    }
+
+    /// Text.
+    pub fn str(&mut self, value: &str) {
+        self.bytes.push(STRING);
+        write_varint(&mut self.bytes, value.len() as u64);
+        self.bytes.extend_from_slice(value.as_bytes());
+    }
+
+    /// A value that is a document already.
+    pub fn view(&mut self, value: View<'_>) {
+        self.bytes.extend_from_slice(value.bytes);
+    }
+
+    /// The value of one attribute.
+    pub fn field(&mut self, field: Field<'_>) {
+        match field {
+            Field::Null => self.null(),
+            Field::Bool(value) => self.bool(value),
+            Field::Int(value) => self.int(value),
+            Field::Number(value) => self.number(value),
+            Field::Str(value) => self.str(value),
+            Field::View(value) => self.view(value),
+        }
+    }
+
+    /// A list; `write` appends its elements.
+    pub fn list(&mut self, write: impl FnOnce(&mut DocWriter)) {
+        self.container(LIST, write);
+    }
+
+    /// A map; `write` appends attributes with [`DocWriter::entry`] in ascending order of names.
+    pub fn map(&mut self, write: impl FnOnce(&mut DocWriter)) {
+        self.container(MAP, write);
+    }
+
+    /// The name of an attribute inside [`DocWriter::map`]; its value must follow.
+    ///
+    /// # Panics
+    /// When the name is longer than [`KEY_BYTES_MAX`].
+    pub fn key(&mut self, name: &str) {
+        self.bytes.push(u8::try_from(name.len()).expect("attribute names are at most 255 bytes"));
+        self.bytes.extend_from_slice(name.as_bytes());
+    }
+
+    /// An attribute inside [`DocWriter::map`].
+    pub fn entry(&mut self, name: &str, field: Field<'_>) {
+        self.key(name);
+        self.field(field);
+    }
+
+    /// A map of attributes given in any order, each name once.
+    pub fn object(&mut self, fields: &[(&str, Field<'_>)]) {
+        if fields.is_sorted_by(|a, b| a.0 < b.0) {
+            return self.map(|w| fields.iter().for_each(|(name, field)| w.entry(name, *field)));
+        }
+        let mut sorted = fields.to_vec();
+        sorted.sort_by(|a, b| a.0.cmp(b.0));
+        assert!(sorted.is_sorted_by(|a, b| a.0 < b.0), "an attribute is given once");
+        self.map(|w| sorted.iter().for_each(|(name, field)| w.entry(name, *field)));
+    }
+
+    fn merge(&mut self, map: MapView<'_>, changes: &[(&str, Option<Field<'_>>)]) {
+        self.map(|w| {
+            let mut changes = changes.iter().peekable();
+            for (name, value) in map {
+                while let Some((new, field)) = changes.next_if(|change| change.0 < name) {
+                    w.optional(new, *field);
+                }
+                match changes.next_if(|change| change.0 == name) {
+                    Some((_, field)) => w.optional(name, *field),
+                    None => w.entry(name, Field::View(value)),
+                }
+            }
+            changes.for_each(|(name, field)| w.optional(name, *field));
+        });
+    }
+
+    fn optional(&mut self, name: &str, field: Option<Field<'_>>) {
+        if let Some(field) = field {
+            self.entry(name, field);
+        }
+    }
+
+    fn container(&mut self, tag: u8, write: impl FnOnce(&mut DocWriter)) {
+        self.bytes.push(tag);
+        let at = self.bytes.len();
+        self.bytes.extend_from_slice(&[0; 4]);
+        write(self);
+        let len = u32::try_from(self.bytes.len() - at - 4).expect("far below 4 GiB");
+        self.bytes[at..at + 4].copy_from_slice(&len.to_le_bytes());
+    }
+}
+
+fn zigzag(value: i64) -> u64 {
+    ((value << 1) ^ (value >> 63)) as u64
+}
+
+/// Appends an unsigned number, seven bits a byte, least significant first.
+pub fn write_varint(bytes: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        bytes.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    bytes.push(value as u8);
+}
+
+/// Reads what [`write_varint`] wrote: the number and its length in bytes, or `None` when cut off.
+#[inline]
+pub fn read_varint(bytes: &[u8]) -> Option<(u64, usize)> {
+    let mut value = 0u64;
+    for (i, byte) in bytes.iter().take(10).enumerate() {
+        value |= u64::from(byte & 0x7f) << (7 * i);
+        if byte & 0x80 == 0 {
+            return Some((value, i + 1));
+        }
+    }
+    None
+}
+
+#[inline]
+fn varint(bytes: &[u8]) -> (u64, usize) {
+    read_varint(bytes).expect("documents are checked when they are read")
+}
+
+#[inline]
+fn read_int(body: &[u8]) -> (i64, usize) {
+    let (raw, len) = varint(body);
+    (((raw >> 1) as i64) ^ -((raw & 1) as i64), len)
+}
+
+fn read_decimal(body: &[u8]) -> Decimal {
+    let mantissa = i128::from_le_bytes(body[1..17].try_into().expect("sixteen bytes"));
+    Decimal::from_i128_with_scale(mantissa, u32::from(body[0]))
+}
+
+#[inline]
+fn read_str(body: &[u8]) -> &str {
+    let (len, at) = varint(body);
+    checked_str(&body[at..at + len as usize])
+}
+
+#[inline]
+fn checked_str(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).expect("documents are checked when they are read")
+}
+
+/// Length in bytes of the value that `bytes` begin with.
+#[inline]
+fn value_len(bytes: &[u8]) -> usize {
+    match bytes[0] {
+        NULL | FALSE | TRUE => 1,
+        INTEGER => 1 + varint(&bytes[1..]).1,
+        DECIMAL => 18,
+        STRING => {
+            let (len, at) = varint(&bytes[1..]);
+            1 + at + len as usize
+        }
+        _ => 5 + u32::from_le_bytes([bytes[1], bytes[2], bytes[3], bytes[4]]) as usize,
+    }
+}
+
+fn check_value(bytes: &[u8], at: usize, depth: usize) -> Result<usize, DocError> {
+    let err = |what| DocError { at, what };
+    let tag = *bytes.get(at).ok_or_else(|| err("a value"))?;
+    let body = &bytes[at + 1..];
+    match tag {
+        NULL | FALSE | TRUE => Ok(at + 1),
+        INTEGER => Ok(at + 1 + read_varint(body).ok_or_else(|| err("a whole number"))?.1),
+        DECIMAL => {
+            let scale = *body.first().ok_or_else(|| err("a decimal"))?;
+            let raw = body.get(1..17).ok_or_else(|| err("a decimal"))?;
+            let mantissa = i128::from_le_bytes(raw.try_into().expect("sixteen bytes"));
+            Decimal::try_from_i128_with_scale(mantissa, u32::from(scale))
+                .map_err(|_| err("a decimal within range"))?;
+            Ok(at + 18)
+        }
+        STRING => {
+            let (len, used) = read_varint(body).ok_or_else(|| err("the length of a text"))?;
+            let end = used.checked_add(len as usize).ok_or_else(|| err("a text"))?;
+            let text = body.get(used..end).ok_or_else(|| err("a whole text"))?;
+            std::str::from_utf8(text).map_err(|_| err("UTF-8"))?;
+            Ok(at + 1 + end)
+        }
+        LIST | MAP => check_container(bytes, at, depth, tag == MAP),
+        _ => Err(err("a known tag")),
+    }
+}
+
+fn check_container(bytes: &[u8], at: usize, depth: usize, map: bool) -> Result<usize, DocError> {
+    let err = |at, what| DocError { at, what };
+    if depth == DEPTH_MAX {
+        return Err(err(at, "less nesting"));
+    }
+    let raw = bytes.get(at + 1..at + 5).ok_or_else(|| err(at, "a length"))?;
+    let len = u32::from_le_bytes(raw.try_into().expect("four bytes")) as usize;
+    let end = at + 5 + len;
+    if end > bytes.len() {
+        return Err(err(at, "a whole list or map"));
+    }
+    let (mut next, mut last): (usize, Option<&[u8]>) = (at + 5, None);
+    while next < end {
+        if map {
+            let key_end = next + 1 + bytes[next] as usize;
+            let key = bytes.get(next + 1..key_end).ok_or_else(|| err(next, "a name"))?;
+            std::str::from_utf8(key).map_err(|_| err(next, "a name in UTF-8"))?;
+            if last.is_some_and(|last| last >= key) {
+                return Err(err(next, "names in ascending order"));
+            }
+            last = Some(key);
+            next = key_end;
+        }
+        next = check_value(&bytes[..end], next, depth + 1)?;
+    }
+    Ok(end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order() -> Doc {
+        Doc::object(&[
+            ("quantity", Field::Int(7)),
+            ("customerId", Field::Str("349")),
+            ("price", Field::Number(Decimal::new(2550, 2))),
+        ])
+    }
+
+    #[test]
+    fn equal_values_have_equal_bytes_in_whatever_order_they_were_given() {
+        let same = Doc::object(&[
+            ("price", Field::Number(Decimal::new(255, 1))),
+            ("quantity", Field::Number(Decimal::new(70, 1))),
+            ("customerId", Field::Str("349")),
+        ]);
+        assert_eq!(order(), same);
+        assert_eq!(order().int("quantity"), Some(7));
+        assert_eq!(order().str("customerId"), Some("349"));
+        assert_eq!(order().get("price").and_then(View::as_number), Some(Decimal::new(255, 1)));
+        assert!(order().get("missing").is_none());
+    }
+
+    #[test]
+    fn with_sets_and_removes_attributes_and_keeps_the_order() {
+        let changed = order().with(&[
+            ("status", Some(Field::Str("PENDING"))),
+            ("aardvark", Some(Field::Int(-1))),
+            ("price", None),
+            ("quantity", Some(Field::Int(8))),
+        ]);
+        let direct = Doc::object(&[
+            ("aardvark", Field::Int(-1)),
+            ("customerId", Field::Str("349")),
+            ("quantity", Field::Int(8)),
+            ("status", Field::Str("PENDING")),
+        ]);
+        assert_eq!(changed, direct);
+        assert_eq!(Doc::from_bytes(changed.bytes()), Ok(direct));
+    }
+
+    #[test]
+    fn bytes_that_are_no_document_are_refused_at_every_cut() {
+        let doc = order();
+        for cut in 0..doc.bytes().len() {
+            assert!(Doc::from_bytes(&doc.bytes()[..cut]).is_err(), "cut at {cut}");
+        }
+        assert!(Doc::from_bytes(&[9]).is_err());
+        assert!(Doc::from_bytes(&[STRING, 2, 0xc3, 0x28]).is_err());
+    }
+}

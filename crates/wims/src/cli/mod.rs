@@ -1,0 +1,149 @@
+//! The command line: one binary, its roles as subcommands.
+//!
+//! Promise: `--help` teaches, each flag is also an environment variable, and exit codes mean what
+//! the table below says. Trouble of the user's making is told in one plain sentence.
+
+pub mod serve;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::sandbox::{Sandbox, SandboxOptions};
+
+/// Event-driven order intake for a warehouse, in one binary.
+#[derive(Parser)]
+#[command(
+    version,
+    about,
+    long_about = "Event-driven order intake for a warehouse, in one binary.\n\nIt says yes to a \
+        customer as soon as the order is on disk, and then makes everything else happen exactly \
+        once in effect: stock reserved, payment charged at the pace the payments provider takes, \
+        fulfilment.",
+    after_help = "Exit codes: 0 well, 1 the request was refused or found nothing, 2 wrong usage, \
+        69 a server or port is not available, 73 the data directory cannot be used, 74 the \
+        journal could not be written, 78 the stack or a setting is wrong."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Take orders: the HTTP API, the engine and, unless told otherwise, the payments sandbox
+    Serve(serve::ServeArgs),
+    /// Run the payments sandbox alone: a payments API that throttles, declines and has bad days
+    PaymentsSandbox(PaymentsSandboxArgs),
+}
+
+/// Bad days and pace of the sandbox.
+#[derive(Args, Clone)]
+struct PaymentsSandboxArgs {
+    /// Where it listens
+    #[arg(long, env = "WIMS_SANDBOX_LISTEN", default_value = "127.0.0.1:8081")]
+    listen: SocketAddr,
+    /// Where its ledger of payments is
+    #[arg(long, env = "WIMS_SANDBOX_LEDGER", default_value = "payments-ledger.jsonl")]
+    ledger: PathBuf,
+    /// Calls a second it takes
+    #[arg(long, env = "WIMS_SANDBOX_RATE", default_value_t = 5.0)]
+    rate: f64,
+    /// Calls it takes at once
+    #[arg(long, env = "WIMS_SANDBOX_BURST", default_value_t = 5)]
+    burst: u32,
+    /// Percent of payments it declines
+    #[arg(long, env = "WIMS_SANDBOX_DECLINE_PERCENT", default_value_t = 0)]
+    decline_percent: u8,
+    /// Percent of calls it answers with 500
+    #[arg(long, env = "WIMS_SANDBOX_ERROR_PERCENT", default_value_t = 0)]
+    error_percent: u8,
+    /// Wait before each answer, in milliseconds
+    #[arg(long, env = "WIMS_SANDBOX_DELAY_MS", default_value_t = 0)]
+    delay_ms: u64,
+    /// Charge, then cut the connection, every so many charges; 0 for never
+    #[arg(long, env = "WIMS_SANDBOX_DROP_AFTER_CHARGE_EVERY", default_value_t = 0)]
+    drop_after_charge_every: u64,
+    /// Charge this long after the call arrived, in milliseconds
+    #[arg(long, env = "WIMS_SANDBOX_LATE_CHARGE_MS", default_value_t = 0)]
+    late_charge_ms: u64,
+}
+
+/// The service is not available: `EX_UNAVAILABLE`.
+pub const EXIT_UNAVAILABLE: u8 = 69;
+/// The data directory cannot be used: `EX_CANTCREAT`.
+pub const EXIT_DATA_DIR: u8 = 73;
+/// The stack or a setting is wrong: `EX_CONFIG`.
+pub const EXIT_CONFIG: u8 = 78;
+
+/// A failure with its exit code.
+#[derive(Debug)]
+pub struct Failure {
+    /// The exit code.
+    pub code: u8,
+    /// What the user reads.
+    pub message: String,
+}
+
+impl Failure {
+    /// A failure that says `message`.
+    pub fn new(code: u8, message: impl ToString) -> Failure {
+        Failure { code, message: message.to_string() }
+    }
+}
+
+/// Runs what the command line asks for.
+pub fn run() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Serve(args) => serve::run(args),
+        Command::PaymentsSandbox(args) => payments_sandbox(args),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("wims: {}", failure.message);
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+/// A runtime for one job.
+fn block_on<T>(job: impl Future<Output = T>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    Ok(runtime.map_err(|error| Failure::new(EXIT_UNAVAILABLE, error))?.block_on(job))
+}
+
+/// Ends when the process is asked to stop.
+async fn stop_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut term), Ok(mut int)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+}
+
+fn payments_sandbox(args: PaymentsSandboxArgs) -> Result<(), Failure> {
+    let options = SandboxOptions {
+        rate_per_second: args.rate,
+        burst: args.burst,
+        ledger: args.ledger,
+        decline_percent: args.decline_percent,
+        error_percent: args.error_percent,
+        delay_ms: args.delay_ms,
+        drop_after_charge_every: args.drop_after_charge_every,
+        late_charge_ms: args.late_charge_ms,
+    };
+    serve::log_to_stderr();
+    block_on(async move {
+        let sandbox = Sandbox::bind(args.listen, options)
+            .await
+            .map_err(|error| Failure::new(EXIT_UNAVAILABLE, error))?;
+        println!("http://{}", sandbox.local_addr());
+        sandbox.run(stop_signal()).await;
+        Ok(())
+    })?
+}

@@ -1,0 +1,312 @@
+//! `wims serve`: the whole system on one machine.
+//!
+//! Promise: the first line of standard output is the URL, printed once orders are taken. SIGTERM
+//! stops accepting, finishes requests and calls under way, syncs and exits with 0.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::thread::JoinHandle;
+
+use clap::Args;
+use tokio::sync::watch;
+use wims_runtime::driver::calls::ApiAddress;
+use wims_runtime::driver::data_dir::DataDir;
+use wims_runtime::driver::history::HistoryReader;
+use wims_runtime::driver::{Runtime, RuntimeError, RuntimeOptions};
+use wims_runtime::{EngineOptions, engine::SEGMENT_BYTES};
+use wims_stack::Doc;
+
+use crate::cli::{EXIT_CONFIG, EXIT_DATA_DIR, EXIT_UNAVAILABLE, Failure, block_on, stop_signal};
+use crate::constructs::payments_api::{PAYMENTS_API, PaymentsPace};
+use crate::fns;
+use crate::http::{App, server};
+use crate::sandbox::{Sandbox, SandboxOptions};
+use crate::stack::{Settings, wims_stack};
+
+/// Threads that serve HTTP; the engine has one of its own.
+const HTTP_THREADS: u32 = 2;
+
+/// What `serve` takes.
+#[derive(Args)]
+pub struct ServeArgs {
+    /// Where the API listens; a loopback address, port 0 for a free one
+    #[arg(long, env = "WIMS_LISTEN", default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+    /// Where everything is kept; created if absent
+    #[arg(long, env = "WIMS_DATA_DIR", default_value = "./wims-data")]
+    data_dir: PathBuf,
+    /// The payments API, http or https; without it the sandbox is started.
+    /// WIMS_PAYMENTS_AUTHORIZATION is sent as its Authorization header
+    #[arg(long, env = "WIMS_PAYMENTS_URL")]
+    payments_url: Option<String>,
+    /// Calls a second the payments API takes [default: the sandbox's, else 5]
+    #[arg(long, env = "WIMS_PAYMENTS_RATE")]
+    payments_rate: Option<f64>,
+    /// Calls at once the payments API takes [default: the sandbox's, else 5]
+    #[arg(long, env = "WIMS_PAYMENTS_BURST")]
+    payments_burst: Option<u32>,
+    /// Payment calls under way, at most
+    #[arg(long, env = "WIMS_PAYMENTS_IN_FLIGHT", default_value_t = 64)]
+    payments_in_flight: usize,
+    /// Seconds after which the outcome of a payment call is unknown
+    #[arg(long, env = "WIMS_PAYMENTS_TIMEOUT", default_value_t = 10)]
+    payments_timeout: u64,
+    #[command(flatten)]
+    sandbox: SandboxArgs,
+    /// SMTP server for mails, e.g. smtp://user:password@host:587?tls=required; without it mails
+    /// are files in the data directory's outbox
+    #[arg(long, env = "WIMS_SMTP_URL", hide_env_values = true)]
+    smtp_url: Option<String>,
+    /// Who mails come from
+    #[arg(long, env = "WIMS_MAIL_FROM", default_value = "wims@localhost")]
+    mail_from: String,
+    /// Where the team reads its mail
+    #[arg(long, env = "WIMS_TEAM_EMAIL", default_value = "theteam@ourcompany.com")]
+    team_email: String,
+    /// Megabytes of open orders and messages at which new orders are refused with 503
+    #[arg(long, env = "WIMS_MEMORY_MAX", default_value_t = 4096)]
+    memory_max: u64,
+    /// Megabytes of a journal segment
+    #[arg(long, env = "WIMS_SEGMENT_MB", default_value_t = SEGMENT_BYTES >> 20)]
+    segment_mb: u64,
+}
+
+/// The sandbox under `serve`.
+#[derive(Args)]
+struct SandboxArgs {
+    /// Where the sandbox listens
+    #[arg(long, env = "WIMS_SANDBOX_LISTEN", default_value = "127.0.0.1:8081")]
+    sandbox_listen: SocketAddr,
+    /// Calls a second the sandbox takes
+    #[arg(long, env = "WIMS_SANDBOX_RATE", default_value_t = 5.0)]
+    sandbox_rate: f64,
+    /// Calls the sandbox takes at once
+    #[arg(long, env = "WIMS_SANDBOX_BURST", default_value_t = 5)]
+    sandbox_burst: u32,
+    /// Percent of payments the sandbox declines
+    #[arg(long, env = "WIMS_SANDBOX_DECLINE_PERCENT", default_value_t = 0)]
+    sandbox_decline_percent: u8,
+    /// Percent of calls the sandbox answers with 500
+    #[arg(long, env = "WIMS_SANDBOX_ERROR_PERCENT", default_value_t = 0)]
+    sandbox_error_percent: u8,
+    /// Wait of the sandbox before each answer, in milliseconds
+    #[arg(long, env = "WIMS_SANDBOX_DELAY_MS", default_value_t = 0)]
+    sandbox_delay_ms: u64,
+    /// The sandbox charges, then cuts the connection, every so many charges; 0 for never
+    #[arg(long, env = "WIMS_SANDBOX_DROP_AFTER_CHARGE_EVERY", default_value_t = 0)]
+    sandbox_drop_after_charge_every: u64,
+    /// The sandbox charges this long after the call arrived, in milliseconds
+    #[arg(long, env = "WIMS_SANDBOX_LATE_CHARGE_MS", default_value_t = 0)]
+    sandbox_late_charge_ms: u64,
+}
+
+/// Logs of this process, one line each, to standard error; `RUST_LOG` chooses.
+pub fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter).init();
+}
+
+/// Serves until told to stop.
+///
+/// # Errors
+/// When it cannot start.
+pub fn run(args: ServeArgs) -> Result<(), Failure> {
+    log_to_stderr();
+    if !args.listen.ip().is_loopback() {
+        return Err(Failure::new(
+            EXIT_CONFIG,
+            format!(
+                "{} is not a loopback address; there are no tokens yet to protect it",
+                args.listen
+            ),
+        ));
+    }
+    let listener = listen(args.listen)?;
+    block_on(serve(args, listener))?
+}
+
+fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
+    let listener = TcpListener::bind(address).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    listener.map_err(|error| {
+        let message = format!(
+            "cannot listen on {address}: {error}; is another wims running? Choose another address \
+             with --listen"
+        );
+        Failure::new(EXIT_UNAVAILABLE, message)
+    })
+}
+
+async fn serve(args: ServeArgs, listener: TcpListener) -> Result<(), Failure> {
+    ignore_file_size_signal();
+    let (stop, stopped) = watch::channel(false);
+    let data_dir =
+        DataDir::open(&args.data_dir).map_err(|error| Failure::new(EXIT_DATA_DIR, error))?;
+    let (payments_url, sandbox) = start_payments(&args, &data_dir, stopped.clone()).await?;
+    let settings = settings(&args);
+    let stack = wims_stack(&settings);
+    let authorization = std::env::var("WIMS_PAYMENTS_AUTHORIZATION").ok();
+    let address = ApiAddress { url: payments_url, authorization };
+    let options = RuntimeOptions {
+        data_dir,
+        engine: EngineOptions {
+            segment_bytes: args.segment_mb << 20,
+            memory_max: args.memory_max << 20,
+            seed: fastrand::u64(..),
+            ..EngineOptions::default()
+        },
+        apis: HashMap::from([(PAYMENTS_API.to_owned(), address)]),
+        smtp_url: args.smtp_url.clone(),
+        mail_from: args.mail_from.clone(),
+        inboxes: HTTP_THREADS + 1,
+    };
+    let runtime = Runtime::start(&stack, &fns::all(), options).map_err(start_failure)?;
+    tracing::info!(recovered = runtime.recovery, "the journal is recovered");
+    seed(&runtime).await?;
+    let threads = spawn_http(&runtime, &listener, &stopped)?;
+    announce(&listener);
+    stop_signal().await;
+    tracing::info!("stopping: finishing requests and calls under way");
+    let _ = stop.send(true);
+    for thread in threads {
+        let _ = thread.join();
+    }
+    runtime.stop();
+    if let Some(sandbox) = sandbox {
+        let _ = sandbox.await;
+    }
+    Ok(())
+}
+
+/// A file larger than the process may write becomes an error of that write, not its death.
+fn ignore_file_size_signal() {
+    const SIGXFSZ: i32 = 25;
+    let kind = tokio::signal::unix::SignalKind::from_raw(SIGXFSZ);
+    if let Ok(mut signal) = tokio::signal::unix::signal(kind) {
+        tokio::spawn(async move { while signal.recv().await.is_some() {} });
+    }
+}
+
+fn settings(args: &ServeArgs) -> Settings {
+    let default = PaymentsPace::default();
+    let is_sandbox = args.payments_url.is_none();
+    let (rate, burst) = if is_sandbox {
+        (args.sandbox.sandbox_rate, args.sandbox.sandbox_burst)
+    } else {
+        (default.rate_per_second, default.burst)
+    };
+    Settings {
+        team_email: args.team_email.clone(),
+        payments: PaymentsPace {
+            rate_per_second: args.payments_rate.unwrap_or(rate),
+            burst: args.payments_burst.unwrap_or(burst),
+            in_flight_max: args.payments_in_flight,
+            timeout_ms: args.payments_timeout * 1_000,
+        },
+    }
+}
+
+/// The payments API's URL, and the sandbox's task when we start it.
+async fn start_payments(
+    args: &ServeArgs,
+    data_dir: &DataDir,
+    mut stopped: watch::Receiver<bool>,
+) -> Result<(String, Option<tokio::task::JoinHandle<()>>), Failure> {
+    if let Some(url) = &args.payments_url {
+        return Ok((url.trim_end_matches('/').to_owned(), None));
+    }
+    let bad_days = &args.sandbox;
+    let options = SandboxOptions {
+        rate_per_second: bad_days.sandbox_rate,
+        burst: bad_days.sandbox_burst,
+        ledger: data_dir.join("payments-ledger.jsonl"),
+        decline_percent: bad_days.sandbox_decline_percent,
+        error_percent: bad_days.sandbox_error_percent,
+        delay_ms: bad_days.sandbox_delay_ms,
+        drop_after_charge_every: bad_days.sandbox_drop_after_charge_every,
+        late_charge_ms: bad_days.sandbox_late_charge_ms,
+    };
+    let sandbox = Sandbox::bind(bad_days.sandbox_listen, options)
+        .await
+        .map_err(|error| Failure::new(EXIT_UNAVAILABLE, error))?;
+    let url = format!("http://{}", sandbox.local_addr());
+    let task = tokio::spawn(sandbox.run(async move {
+        let _ = stopped.wait_for(|stopped| *stopped).await;
+    }));
+    Ok((url, Some(task)))
+}
+
+fn start_failure(error: RuntimeError) -> Failure {
+    let code = match error {
+        RuntimeError::History(_) => EXIT_DATA_DIR,
+        RuntimeError::Start(wims_runtime::StartError::Recovery(_)) => EXIT_DATA_DIR,
+        RuntimeError::Start(wims_runtime::StartError::Plan(_)) | RuntimeError::Mail(_) => {
+            EXIT_CONFIG
+        }
+        RuntimeError::System(_) => EXIT_UNAVAILABLE,
+    };
+    Failure::new(code, error)
+}
+
+/// Puts the article's item into a fresh store; orders are taken only after that.
+async fn seed(runtime: &Runtime) -> Result<(), Failure> {
+    let (client, replies) = runtime.client(HTTP_THREADS);
+    let serve = tokio::spawn(async move { replies.serve().await });
+    let history = HistoryReader::open(&runtime.history_path());
+    let history = history.map_err(|error| Failure::new(EXIT_DATA_DIR, error))?;
+    let app = App::new(client, history);
+    // A fresh journal has its first segments prepared before it takes anything.
+    for _ in 0..600 {
+        match app.call("seed-inventory", Doc::object(&[]), None).await {
+            Ok(_) => {
+                serve.abort();
+                return Ok(());
+            }
+            Err(_) => tokio::time::sleep(std::time::Duration::from_millis(50)).await,
+        }
+    }
+    Err(Failure::new(
+        wims_runtime::driver::EXIT_JOURNAL_FAILED as u8,
+        "the journal's first segments could not be prepared; is the disk full?",
+    ))
+}
+
+fn spawn_http(
+    runtime: &Runtime,
+    listener: &TcpListener,
+    stopped: &watch::Receiver<bool>,
+) -> Result<Vec<JoinHandle<()>>, Failure> {
+    let mut threads = Vec::new();
+    for inbox in 0..HTTP_THREADS {
+        let (client, replies) = runtime.client(inbox);
+        let history = HistoryReader::open(&runtime.history_path())
+            .map_err(|error| Failure::new(EXIT_DATA_DIR, error))?;
+        let app = App::new(client, history);
+        let system = |error: std::io::Error| Failure::new(EXIT_UNAVAILABLE, error);
+        let listener = listener.try_clone().map_err(system)?;
+        let make = move || {
+            tokio::task::spawn_local(async move { replies.serve().await });
+            app.router()
+        };
+        let thread = server::spawn(format!("http-{inbox}"), listener, stopped.clone(), make);
+        threads.push(thread.map_err(system)?);
+    }
+    Ok(threads)
+}
+
+fn announce(listener: &TcpListener) {
+    let Ok(address) = listener.local_addr() else { return };
+    let url = format!("http://{address}");
+    let mut out = std::io::stdout().lock();
+    // Nobody may be reading; that is no reason not to serve.
+    let _ = writeln!(
+        out,
+        "{url}\nTake an order:\n  curl -s {url}/orders -d '{{\"customerId\":\"349\",\"quantity\":7}}'"
+    );
+    let _ = out.flush();
+}

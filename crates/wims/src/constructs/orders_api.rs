@@ -1,0 +1,39 @@
+//! OrdersApi: registers customer intent and says yes, nothing more.
+//!
+//! Article section "OrdersApi"; pattern: synchronous event. The reply is sent once the order is
+//! on disk. Its integration builds the item from typed values, where the article's pastes text
+//! into a template.
+
+use wims_stack::{Route, Stack, TableRef};
+
+use crate::fns::function;
+
+/// What it needs.
+pub struct OrdersApiProps {
+    /// Where orders and stock are.
+    pub table: TableRef,
+}
+
+/// The construct.
+pub struct OrdersApi;
+
+impl OrdersApi {
+    /// Declares the routes that write.
+    pub fn new(stack: &mut Stack, props: OrdersApiProps) -> OrdersApi {
+        let routes = [
+            ("create-order", "POST", "/orders"),
+            ("ship-order", "POST", "/orders/{orderId}/ship"),
+            ("put-item", "PUT", "/inventory/{product}/{model}"),
+            ("receive-stock", "POST", "/inventory/{product}/{model}/receipts"),
+            ("seed-inventory", "", ""),
+        ];
+        stack.routes.extend(routes.map(|(name, method, path)| Route {
+            name: name.into(),
+            method: method.into(),
+            path: path.into(),
+            function: function(name),
+            table: props.table.clone(),
+        }));
+        OrdersApi
+    }
+}

@@ -1,0 +1,161 @@
+//! `cdc-enrichment`: the article's function, and the business events that follow from the images.
+//!
+//! Promise: its change event is the article's, field for field, and a pure function of the record.
+//! Business events tell outcomes; they follow from old and new image, never from a second send,
+//! so a bulk correction of the table tells them too.
+
+use wims_runtime::functions::{PutEvent, StreamRecord};
+use wims_stack::{Doc, Field, Tree};
+
+use crate::domain::{
+    BUSINESS_SOURCE, CDC_EVENT, CUSTOMER, INVENTORY, PROJECT_SOURCE, flat_item, flat_order,
+    fulfillment_status, inventory_status, payment_status,
+};
+
+/// Makes the article's change event of every record, and the business events beside it.
+pub fn cdc_enrichment(records: &[StreamRecord<'_>]) -> Vec<PutEvent> {
+    let mut events = Vec::with_capacity(records.len() * 2);
+    for (record, images) in records.iter().enumerate() {
+        events.push(PutEvent {
+            record,
+            source: PROJECT_SOURCE,
+            detail_type: CDC_EVENT,
+            detail: cdc_event_v1(images),
+            by_value: false,
+        });
+        business_events(images, &mut |detail_type, detail| {
+            events.push(PutEvent {
+                record,
+                source: BUSINESS_SOURCE,
+                detail_type,
+                detail: Tree::Doc(detail),
+                by_value: true,
+            });
+        });
+    }
+    events
+}
+
+/// The article's `{meta, data}`. Frozen: another shape is another function.
+pub fn cdc_event_v1(images: &StreamRecord<'_>) -> Tree {
+    let (event_name, event_type) = match (images.old, images.new) {
+        (Some(_), Some(_)) => ("MODIFY", "UPDATE"),
+        (Some(_), None) => ("REMOVE", "REMOVE"),
+        (None, _) => ("INSERT", "INSERT"),
+    };
+    let image = images.old.or(images.new);
+    let key = |name| image.and_then(|doc| doc.part(name)).map_or(Tree::Const(""), Tree::Doc);
+    let mut data = Vec::with_capacity(6);
+    data.push(("pk", key("pk")));
+    data.push(("sk", key("sk")));
+    data.push(("eventName", Tree::Const(event_name)));
+    data.push(("eventType", Tree::Const(event_type)));
+    data.extend(images.new.map(|doc| ("NewImage", Tree::Doc(doc.clone()))));
+    data.extend(images.old.map(|doc| ("OldImage", Tree::Doc(doc.clone()))));
+    let meta = vec![("fn", Tree::Const("cdc-enrichment"))];
+    Tree::Map(vec![("meta", Tree::Map(meta)), ("data", Tree::Map(data))])
+}
+
+fn business_events(images: &StreamRecord<'_>, publish: &mut impl FnMut(&'static str, Doc)) {
+    let Some(new) = images.new else { return };
+    let pk = new.str("pk").unwrap_or("");
+    if pk.starts_with(CUSTOMER) {
+        order_events(images.old, new, publish);
+    } else if pk.starts_with(INVENTORY) {
+        stock_events(images.old, new, publish);
+    }
+}
+
+fn order_events(old: Option<&Doc>, new: &Doc, publish: &mut impl FnMut(&'static str, Doc)) {
+    if old.is_none() {
+        publish("order.received", flat_order(new));
+    }
+    let became = |attribute: &str| {
+        let value = new.str(attribute)?;
+        (old.and_then(|old| old.str(attribute)) != Some(value)).then_some(value)
+    };
+    let outcomes = [
+        became("inventoryStatus").and_then(|status| match status {
+            inventory_status::RESERVED => Some("stock.reserved"),
+            inventory_status::BACKORDERED => Some("order.backordered"),
+            _ => None,
+        }),
+        became("paymentStatus").and_then(|status| match status {
+            payment_status::PAID => Some("payment.succeeded"),
+            payment_status::DECLINED => Some("payment.declined"),
+            payment_status::UNKNOWN => Some("payment.unknown"),
+            payment_status::FAILED => Some("payment.deadLettered"),
+            _ => None,
+        }),
+        became("fulfillmentStatus").and_then(|status| match status {
+            fulfillment_status::READY => Some("order.ready"),
+            fulfillment_status::SHIPPED => Some("order.shipped"),
+            _ => None,
+        }),
+    ];
+    for event in outcomes.into_iter().flatten() {
+        publish(event, flat_order(new));
+    }
+}
+
+fn stock_events(old: Option<&Doc>, new: &Doc, publish: &mut impl FnMut(&'static str, Doc)) {
+    let number = |doc: &Doc, name: &str| doc.int(name).unwrap_or(0);
+    let was = |name: &str| old.map_or(0, |old| number(old, name));
+    let (quantity, reorder_point) = (number(new, "quantity"), number(new, "reorderPoint"));
+    if was("quantity") + was("reserved") < quantity + number(new, "reserved") {
+        publish("stock.received", flat_item(new));
+    }
+    let Some(old) = old else { return };
+    let was_low = number(old, "quantity") <= number(old, "reorderPoint");
+    if quantity <= reorder_point && !was_low {
+        let last_order = new.str("lastOrderId").map(|id| [("orderId", Some(Field::Str(id)))]);
+        let item = flat_item(new);
+        publish("stock.low", last_order.map_or(item.clone(), |order| item.with(&order)));
+    }
+    if quantity == 0 && was("quantity") > 0 {
+        publish("stock.out", flat_item(new));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stock(quantity: i64, reorder_point: i64) -> Doc {
+        Doc::object(&[
+            ("pk", Field::Str("INVENTORY#MACGUFFIN")),
+            ("sk", Field::Str("MODEL#LX")),
+            ("quantity", Field::Int(quantity)),
+            ("reorderPoint", Field::Int(reorder_point)),
+            ("reserved", Field::Int(1_000 - quantity)),
+        ])
+    }
+
+    fn events(old: Option<&Doc>, new: &Doc) -> Vec<&'static str> {
+        let put = cdc_enrichment(&[StreamRecord { old, new: Some(new) }]);
+        put.iter().map(|event| event.detail_type).collect()
+    }
+
+    #[test]
+    fn the_change_event_is_the_articles_field_for_field() {
+        let new = stock(100, 100);
+        let event = cdc_event_v1(&StreamRecord { old: None, new: Some(&new) });
+        let golden = r#"{"meta":{"fn":"cdc-enrichment"},"data":{"pk":"INVENTORY#MACGUFFIN","sk":"MODEL#LX","eventName":"INSERT","eventType":"INSERT","NewImage":{"pk":"INVENTORY#MACGUFFIN","quantity":100,"reorderPoint":100,"reserved":900,"sk":"MODEL#LX"}}}"#;
+        assert_eq!(wims_stack::json::to_string(event.node()), golden);
+        let removed = cdc_event_v1(&StreamRecord { old: Some(&new), new: None });
+        let text = wims_stack::json::to_string(removed.node());
+        assert!(text.contains(r#""eventName":"REMOVE","eventType":"REMOVE","OldImage""#), "{text}");
+    }
+
+    #[test]
+    fn stock_is_low_on_crossing_downwards_only_and_when_the_point_is_raised_past_it() {
+        assert_eq!(events(Some(&stock(101, 100)), &stock(100, 100)), ["cdcEvent", "stock.low"]);
+        assert_eq!(events(Some(&stock(100, 100)), &stock(99, 100)), ["cdcEvent"]);
+        assert_eq!(events(Some(&stock(99, 100)), &stock(100, 100)), ["cdcEvent"]);
+        assert_eq!(events(Some(&stock(150, 100)), &stock(150, 200)), ["cdcEvent", "stock.low"]);
+        assert_eq!(
+            events(Some(&stock(7, 0)), &stock(0, 0)),
+            ["cdcEvent", "stock.low", "stock.out"]
+        );
+    }
+}

@@ -1,0 +1,182 @@
+//! Functions of the stock: reserve, receive, describe.
+//!
+//! Promise: stock is never oversold; `quantity` and `reserved` never fall below zero; the order's
+//! mark and the stock's change are one transaction.
+
+use wims_runtime::functions::{Refusal, RefusalKind, RouteInput, Routed, TaskError, TaskInput};
+use wims_stack::{Action, Condition, Doc, Field, Update, Write};
+
+use crate::domain::{
+    BACKORDER, DEFAULT_CURRENCY, DEFAULT_QUANTITY, DEFAULT_SKU, DEFAULT_UNIT_PRICE, Line,
+    ORDER_QUANTITY_MAX, REORDER_POINT, STOCK_MAX, Sku, flat_item, inventory_status, lines, moved,
+};
+
+/// `ReserveStock`: all lines or none. Short stock is no failure: the order is BACKORDERED and
+/// stands in the queue of each sku it is short of.
+pub fn reserve_stock(input: &TaskInput<'_>) -> Result<Vec<Write>, TaskError> {
+    let lines = lines(input.item);
+    let is_short = |line: &Line<'_>| {
+        let item = input.reads.get(&line.sku.pk(), &line.sku.sk());
+        item.and_then(|item| item.int("quantity")).unwrap_or(0) < line.quantity
+    };
+    let short: Vec<_> = lines.iter().filter(|line| is_short(line)).copied().collect();
+    if short.is_empty() {
+        let mut writes = vec![mark(input, inventory_status::RESERVED)];
+        writes.extend(lines.iter().map(|line| reserve_line(input, line)));
+        return Ok(writes);
+    }
+    let mut writes = vec![mark(input, inventory_status::BACKORDERED)];
+    writes.extend(short.iter().flat_map(|line| wait_for(input, line)));
+    Ok(writes)
+}
+
+fn mark(input: &TaskInput<'_>, status: &str) -> Write {
+    Write {
+        pk: input.item.str("pk").unwrap_or("").into(),
+        sk: input.item.str("sk").unwrap_or("").into(),
+        condition: None,
+        action: Action::Update(moved(input.item, "inventoryStatus", status, input.now_ms)),
+    }
+}
+
+/// The article's `conditionExpression '#quantity >= :quantity'` and its update.
+fn reserve_line(input: &TaskInput<'_>, line: &Line<'_>) -> Write {
+    let order_id = input.item.str("orderId").unwrap_or("");
+    Write {
+        pk: line.sku.pk(),
+        sk: line.sku.sk(),
+        condition: Some(Condition::AtLeast("quantity".into(), line.quantity.into())),
+        action: Action::Update(vec![
+            Update::Add("quantity", (-line.quantity).into()),
+            Update::Add("reserved", line.quantity.into()),
+            Update::set_str("lastOrderId", order_id),
+        ]),
+    }
+}
+
+/// A queue entry of a sku the order is short of, by order sequence, and the sku's count.
+fn wait_for(input: &TaskInput<'_>, line: &Line<'_>) -> [Write; 2] {
+    let order_id = input.item.str("orderId").unwrap_or("");
+    let (pk, sk) = (format!("{BACKORDER}{}", line.sku), order_id.to_owned());
+    let entry = Doc::object(&[
+        ("orderId", Field::Str(order_id)),
+        ("pk", Field::Str(&pk)),
+        ("quantity", Field::Int(line.quantity)),
+        ("sk", Field::Str(&sk)),
+    ]);
+    let is_short = Condition::Below("quantity".into(), line.quantity.into());
+    let count = Write {
+        pk: line.sku.pk(),
+        sk: line.sku.sk(),
+        condition: Some(is_short),
+        action: Action::Update(vec![Update::Add("backordered", 1.into())]),
+    };
+    let put = Write { pk, sk, condition: Some(Condition::NotExists), action: Action::Put(entry) };
+    [count, put]
+}
+
+/// `POST /inventory/{product}/{model}/receipts`: arguments `{product, model, quantity, reason?}`.
+pub fn receive_stock(input: &RouteInput<'_>) -> Result<Routed, Refusal> {
+    let (sku, item) = named_item(input)?;
+    let quantity = input.arguments.int("quantity").unwrap_or(0);
+    let on_hand = item.int("quantity").unwrap_or(0) + item.int("reserved").unwrap_or(0);
+    if on_hand + quantity > STOCK_MAX {
+        return Err(Refusal {
+            kind: RefusalKind::Unprocessable,
+            detail: format!("{sku} would have more than {STOCK_MAX} units on hand"),
+        });
+    }
+    let updates = vec![Update::Add("quantity", quantity.into())];
+    let after = Update::apply_all(&updates, item).expect("a stock item has a quantity");
+    let write = Write {
+        pk: sku.pk(),
+        sk: sku.sk(),
+        condition: Some(Condition::Exists),
+        action: Action::Update(updates),
+    };
+    Ok(Routed { writes: vec![write], reply: flat_item(&after) })
+}
+
+fn named_item<'a>(input: &RouteInput<'a>) -> Result<(Sku<'a>, &'a Doc), Refusal> {
+    let argument = |name| input.arguments.str(name).unwrap_or("");
+    let (product, model) = (argument("product"), argument("model"));
+    let found = Sku::new(product, model)
+        .and_then(|sku| input.reads.get(&sku.pk(), &sku.sk()).map(|item| (sku, item)));
+    found.ok_or_else(|| Refusal {
+        kind: RefusalKind::NotFound,
+        detail: format!("there is no item {product}/{model}"),
+    })
+}
+
+/// `PUT /inventory/{product}/{model}`: creates the item, or changes what describes it; stock
+/// stays as it is. The reply says which: `{created, item}`.
+pub fn put_item(input: &RouteInput<'_>) -> Result<Routed, Refusal> {
+    let argument = |name| input.arguments.str(name).unwrap_or("");
+    let Some(sku) = Sku::new(argument("product"), argument("model")) else {
+        return Err(Refusal {
+            kind: RefusalKind::Unprocessable,
+            detail: "product and model are 1 to 64 of A-Z, 0-9, dot, dash and underscore".into(),
+        });
+    };
+    let existing = input.reads.get(&sku.pk(), &sku.sk());
+    let base = existing.cloned().unwrap_or_else(|| empty_item(&sku, 0));
+    let described = describe(&base, input.arguments);
+    let write = Write {
+        pk: sku.pk(),
+        sk: sku.sk(),
+        condition: None,
+        action: Action::Put(described.clone()),
+    };
+    let item = flat_item(&described);
+    let reply = Doc::object(&[
+        ("created", Field::Bool(existing.is_none())),
+        ("item", Field::View(item.view())),
+    ]);
+    Ok(Routed { writes: vec![write], reply })
+}
+
+fn describe(item: &Doc, arguments: &Doc) -> Doc {
+    let int = |name, default| Some(Field::Int(arguments.int(name).unwrap_or(default)));
+    let currency = arguments.str("currency").unwrap_or(DEFAULT_CURRENCY);
+    item.with(&[
+        ("productName", Some(Field::Str(arguments.str("productName").unwrap_or("")))),
+        ("unitPrice", int("unitPrice", 0)),
+        ("currency", Some(Field::Str(currency))),
+        ("reorderPoint", int("reorderPoint", REORDER_POINT)),
+        ("orderQuantityMax", int("orderQuantityMax", ORDER_QUANTITY_MAX)),
+    ])
+}
+
+fn empty_item(sku: &Sku<'_>, quantity: i64) -> Doc {
+    Doc::object(&[
+        ("backordered", Field::Int(0)),
+        ("catalog", Field::Str("items")),
+        ("model", Field::Str(sku.model)),
+        ("pk", Field::Str(&sku.pk())),
+        ("product", Field::Str(sku.product)),
+        ("quantity", Field::Int(quantity)),
+        ("reserved", Field::Int(0)),
+        ("sk", Field::Str(&sku.sk())),
+        ("sku", Field::Str(&sku.to_string())),
+    ])
+}
+
+/// Puts the article's one item into a fresh store; in any other it changes nothing.
+pub fn seed_inventory(input: &RouteInput<'_>) -> Result<Routed, Refusal> {
+    let sku = DEFAULT_SKU;
+    let nothing = Doc::object(&[]);
+    if input.reads.get(&sku.pk(), &sku.sk()).is_some() {
+        return Ok(Routed { writes: Vec::new(), reply: nothing });
+    }
+    let arguments = Doc::object(&[
+        ("productName", Field::Str("MacGuffin")),
+        ("unitPrice", Field::Int(DEFAULT_UNIT_PRICE)),
+    ]);
+    let write = Write {
+        pk: sku.pk(),
+        sk: sku.sk(),
+        condition: Some(Condition::NotExists),
+        action: Action::Put(describe(&empty_item(&sku, DEFAULT_QUANTITY), &arguments)),
+    };
+    Ok(Routed { writes: vec![write], reply: nothing })
+}

@@ -1,0 +1,115 @@
+//! Functions of the OrdersApi: take an order, ship an order.
+//!
+//! Promise: an order is taken by one conditional put of typed values; its key is unique, so no
+//! order overwrites another. It deliberately does nothing else: stock and payment follow from the
+//! event.
+
+use uuid::Uuid;
+use wims_runtime::functions::{Refusal, RefusalKind, RouteInput, Routed};
+use wims_stack::{Action, Condition, Doc, Field, Update, Write};
+
+use crate::domain::{
+    CUSTOMER, DEFAULT_SKU, ORDER_QUANTITY_MAX, fulfillment_status, inventory_status, lines, moved,
+    payment_status, stamp,
+};
+
+/// `POST /orders`: arguments `{customerId, quantity}`.
+pub fn create_order(input: &RouteInput<'_>) -> Result<Routed, Refusal> {
+    let sku = DEFAULT_SKU;
+    let item = input.reads.get(&sku.pk(), &sku.sk()).ok_or_else(|| Refusal {
+        kind: RefusalKind::Unprocessable,
+        detail: format!("there is no item {sku}"),
+    })?;
+    let quantity = input.arguments.int("quantity").unwrap_or(0);
+    let quantity_max = item.int("orderQuantityMax").unwrap_or(ORDER_QUANTITY_MAX);
+    if !(1..=quantity_max).contains(&quantity) {
+        return Err(Refusal {
+            kind: RefusalKind::Unprocessable,
+            detail: format!("an order of {sku} is for 1 to {quantity_max} units, not {quantity}"),
+        });
+    }
+    let order_id = Uuid::from_u128(input.id).hyphenated().to_string();
+    let order = new_order(input, &order_id, item, quantity);
+    let put = Write {
+        pk: order.str("pk").unwrap_or("").into(),
+        sk: order.str("sk").unwrap_or("").into(),
+        condition: Some(Condition::NotExists),
+        action: Action::Put(order),
+    };
+    let reply = Doc::object(&[
+        ("message", Field::Str("Order created!")),
+        ("orderId", Field::Str(&order_id)),
+        ("status", Field::Str("PENDING")),
+    ]);
+    Ok(Routed { writes: vec![put], reply })
+}
+
+fn new_order(input: &RouteInput<'_>, order_id: &str, item: &Doc, quantity: i64) -> Doc {
+    let customer_id = input.arguments.str("customerId").unwrap_or("");
+    let now = stamp(input.now_ms);
+    let line = Doc::build(|w| {
+        let sku = item.str("sku").unwrap_or("");
+        w.list(|w| w.object(&[("quantity", Field::Int(quantity)), ("sku", Field::Str(sku))]));
+    });
+    let amount = quantity * item.int("unitPrice").unwrap_or(0);
+    Doc::object(&[
+        ("amount", Field::Int(amount)),
+        ("currency", Field::Str(item.str("currency").unwrap_or(""))),
+        ("customerId", Field::Str(customer_id)),
+        ("fulfillmentStatus", Field::Str(fulfillment_status::UNFULFILLED)),
+        ("inventoryStatus", Field::Str(inventory_status::UNRESERVED)),
+        ("lines", Field::View(line.view())),
+        ("orderId", Field::Str(order_id)),
+        ("paymentStatus", Field::Str(payment_status::PENDING)),
+        ("pk", Field::Str(&format!("{CUSTOMER}{customer_id}"))),
+        ("quantity", Field::Int(quantity)),
+        ("sk", Field::Str(&format!("TIMESTAMP#{now}#{order_id}"))),
+        ("status", Field::Str("PENDING")),
+        ("timestamp", Field::Int(now)),
+        ("updatedAt", Field::Int(now)),
+    ])
+}
+
+/// `POST /orders/{orderId}/ship`: arguments `{orderId}`; repeating it changes nothing.
+pub fn ship_order(input: &RouteInput<'_>) -> Result<Routed, Refusal> {
+    let order_id = input.arguments.str("orderId").unwrap_or("");
+    let order = input.reads.find("orderId", order_id).or(input.history).ok_or_else(|| Refusal {
+        kind: RefusalKind::NotFound,
+        detail: format!("there is no order {order_id}"),
+    })?;
+    let fulfillment = order.str("fulfillmentStatus").unwrap_or("");
+    if fulfillment == fulfillment_status::SHIPPED {
+        return Ok(Routed { writes: Vec::new(), reply: order.clone() });
+    }
+    if fulfillment != fulfillment_status::READY {
+        return Err(Refusal {
+            kind: RefusalKind::Conflict,
+            detail: format!(
+                "order {order_id} is {}; only a READY order can be shipped",
+                order.str("status").unwrap_or("")
+            ),
+        });
+    }
+    let (updates, shipped) = shipped(order, input.now_ms);
+    let mut writes = vec![Write {
+        pk: order.str("pk").unwrap_or("").into(),
+        sk: order.str("sk").unwrap_or("").into(),
+        condition: Some(Condition::is("fulfillmentStatus", fulfillment_status::READY)),
+        action: Action::Update(updates),
+    }];
+    writes.extend(lines(order).iter().map(|line| Write {
+        pk: line.sku.pk(),
+        sk: line.sku.sk(),
+        condition: Some(Condition::AtLeast("reserved".into(), line.quantity.into())),
+        action: Action::Update(vec![Update::Add("reserved", (-line.quantity).into())]),
+    }));
+    Ok(Routed { writes, reply: shipped })
+}
+
+/// Updates that ship an order, and the order after them.
+fn shipped(order: &Doc, now_ms: u64) -> (Vec<Update>, Doc) {
+    let mut updates = vec![Update::set_str("inventoryStatus", inventory_status::SHIPPED)];
+    updates.extend(moved(order, "fulfillmentStatus", fulfillment_status::SHIPPED, now_ms));
+    let after = Update::apply_all(&updates, order).expect("the updates only set attributes");
+    (updates, after)
+}

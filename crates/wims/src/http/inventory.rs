@@ -1,0 +1,166 @@
+//! Stock over HTTP: the article's `GET /inventory`, items, receipts.
+
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use serde::Serialize;
+use wims_runtime::io::{Answer, Query};
+use wims_stack::{Doc, Field, View};
+
+use crate::domain::{DEFAULT_SKU, STOCK_MAX, Sku, TABLE, flat_item};
+use crate::http::problem::Problem;
+use crate::http::{App, json_reply, read_fields};
+
+/// Items of a page; a warehouse's catalog in one page.
+const ITEMS_MAX: usize = 500;
+
+/// An item as it is shown.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ItemView<'a> {
+    sku: &'a str,
+    product: &'a str,
+    model: &'a str,
+    product_name: &'a str,
+    quantity: i64,
+    reserved: i64,
+    on_hand: i64,
+    backordered: i64,
+    reorder_point: i64,
+    order_quantity_max: i64,
+    unit_price: i64,
+    currency: &'a str,
+}
+
+impl<'a> ItemView<'a> {
+    fn of(item: &'a Doc) -> ItemView<'a> {
+        let text = |name| item.str(name).unwrap_or("");
+        let int = |name| item.get(name).and_then(View::as_int).unwrap_or(0);
+        ItemView {
+            sku: text("sku"),
+            product: text("product"),
+            model: text("model"),
+            product_name: text("productName"),
+            quantity: int("quantity"),
+            reserved: int("reserved"),
+            on_hand: int("onHand"),
+            backordered: int("backordered"),
+            reorder_point: int("reorderPoint"),
+            order_quantity_max: int("orderQuantityMax"),
+            unit_price: int("unitPrice"),
+            currency: text("currency"),
+        }
+    }
+}
+
+fn item_json(item: &Doc) -> String {
+    serde_json::to_string(&ItemView::of(item)).expect("an item is JSON")
+}
+
+/// `GET /inventory`: the default item, as in the article.
+pub async fn default_item(State(app): State<App>) -> Result<Response, Problem> {
+    let item = find(&app, &DEFAULT_SKU).await?;
+    Ok(json_reply(StatusCode::OK, item_json(&item)))
+}
+
+/// `GET /inventory/{product}/{model}`.
+pub async fn read(
+    State(app): State<App>,
+    Path((product, model)): Path<(String, String)>,
+) -> Result<Response, Problem> {
+    let item = find(&app, &sku(&product, &model)?).await?;
+    Ok(json_reply(StatusCode::OK, item_json(&item)))
+}
+
+fn sku<'a>(product: &'a str, model: &'a str) -> Result<Sku<'a>, Problem> {
+    Sku::new(product, model).ok_or_else(|| {
+        let detail = format!("there is no item {product}/{model}");
+        Problem::not_found(detail)
+    })
+}
+
+async fn find(app: &App, sku: &Sku<'_>) -> Result<Doc, Problem> {
+    let items = all(app).await?;
+    let wanted = sku.to_string();
+    let item = items.iter().find(|item| item.str("sku") == Some(&wanted));
+    item.cloned().ok_or_else(|| Problem::not_found(format!("there is no item {sku}")))
+}
+
+async fn all(app: &App) -> Result<Vec<Doc>, Problem> {
+    let query = Query::List {
+        table: TABLE,
+        attribute: "catalog",
+        value: "items".into(),
+        before: u64::MAX >> 1,
+        limit: usize::MAX,
+    };
+    let Answer::Items(items) = app.query(query).await? else { return Ok(Vec::new()) };
+    Ok(items.iter().map(|(item, _)| flat_item(item)).collect())
+}
+
+/// `GET /inventory/items`, by sku.
+pub async fn items(State(app): State<App>) -> Result<Response, Problem> {
+    #[derive(Serialize)]
+    struct List<'a> {
+        items: Vec<ItemView<'a>>,
+        next: Option<String>,
+    }
+    let mut items = all(&app).await?;
+    items.sort_by(|a, b| a.str("sku").cmp(&b.str("sku")));
+    items.truncate(ITEMS_MAX);
+    let list = List { items: items.iter().map(ItemView::of).collect(), next: None };
+    let body = serde_json::to_string(&list).expect("a list is JSON");
+    Ok(json_reply(StatusCode::OK, body))
+}
+
+/// `PUT /inventory/{product}/{model}`.
+pub async fn put(
+    State(app): State<App>,
+    Path((product, model)): Path<(String, String)>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let mut fields = read_fields(&headers, body).await?;
+    let name = fields.required_text("productName", 1..=200);
+    let price = fields.optional_int("unitPrice", 0..=1_000_000_000);
+    let currency = fields.optional_currency("currency");
+    let reorder_point = fields.optional_int("reorderPoint", 0..=STOCK_MAX);
+    let quantity_max = fields.optional_int("orderQuantityMax", 1..=10_000);
+    let name = fields.finish(|| name)?;
+    let mut arguments = vec![
+        ("product", Field::Str(&product)),
+        ("model", Field::Str(&model)),
+        ("productName", Field::Str(&name)),
+    ];
+    arguments.extend(price.map(|value| ("unitPrice", Field::Int(value))));
+    arguments.extend(currency.as_deref().map(|value| ("currency", Field::Str(value))));
+    arguments.extend(reorder_point.map(|value| ("reorderPoint", Field::Int(value))));
+    arguments.extend(quantity_max.map(|value| ("orderQuantityMax", Field::Int(value))));
+    let reply = app.call("put-item", Doc::object(&arguments), None).await?;
+    let created = reply.get("created").is_some_and(|created| created.bytes() == [2]);
+    let item = reply.part("item").unwrap_or(reply);
+    let status = if created { StatusCode::CREATED } else { StatusCode::OK };
+    Ok(json_reply(status, item_json(&item)))
+}
+
+/// `POST /inventory/{product}/{model}/receipts`.
+pub async fn receive(
+    State(app): State<App>,
+    Path((product, model)): Path<(String, String)>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let mut fields = read_fields(&headers, body).await?;
+    let quantity = fields.required_int("quantity", 1..=STOCK_MAX);
+    let reason = fields.optional_text("reason", 1..=200);
+    let quantity = fields.finish(|| quantity)?;
+    let arguments = Doc::object(&[
+        ("product", Field::Str(&product)),
+        ("model", Field::Str(&model)),
+        ("quantity", Field::Int(quantity)),
+        ("reason", Field::Str(reason.as_deref().unwrap_or(""))),
+    ]);
+    let item = app.call("receive-stock", arguments, None).await?;
+    Ok(json_reply(StatusCode::CREATED, item_json(&item)))
+}

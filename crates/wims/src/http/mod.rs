@@ -1,0 +1,165 @@
+//! The HTTP API: the article's contract unchanged, and the warehouse's routes beside it.
+//!
+//! Promise: a 200 means stored; a refusal changes nothing and says why. It deliberately contains
+//! no business: it reads requests into typed arguments, asks the engine, and writes what it says.
+
+pub mod inventory;
+pub mod operations;
+pub mod orders;
+pub mod problem;
+pub mod server;
+pub mod strict;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes, to_bytes};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::Response;
+use axum::routing::{get, post};
+use wims_runtime::driver::history::HistoryReader;
+use wims_runtime::driver::inbox::Client;
+use wims_runtime::io::{Answer, Input, Query};
+use wims_stack::Doc;
+
+use problem::Problem;
+use strict::{Fields, parse};
+
+/// The largest body of a request; an order is far below it.
+pub const BODY_BYTES_MAX: usize = 64 << 10;
+/// A body must have arrived after this long.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What handlers need.
+#[derive(Clone)]
+pub struct App {
+    client: Client,
+    history: Arc<Mutex<HistoryReader>>,
+}
+
+impl App {
+    /// An app that asks through `client` and reads closed orders from `history`.
+    pub fn new(client: Client, history: HistoryReader) -> App {
+        App { client, history: Arc::new(Mutex::new(history)) }
+    }
+
+    /// The routes.
+    pub fn router(self) -> Router {
+        Router::new()
+            .route("/orders", post(orders::create).get(orders::list))
+            .route("/orders/{orderId}", get(orders::read))
+            .route("/orders/{orderId}/ship", post(orders::ship))
+            .route("/inventory", get(inventory::default_item))
+            .route("/inventory/items", get(inventory::items))
+            .route("/inventory/{product}/{model}", get(inventory::read).put(inventory::put))
+            .route("/inventory/{product}/{model}/receipts", post(inventory::receive))
+            .route("/queues", get(operations::queues))
+            .route("/queues/{name}/messages", get(operations::messages))
+            .route("/queues/{name}/redrive", post(operations::redrive))
+            .route("/healthz", get(operations::healthz))
+            .route("/readyz", get(operations::readyz))
+            .route("/metrics", get(operations::metrics))
+            .fallback(|| async { Problem::not_found("there is no such route") })
+            .method_not_allowed_fallback(|| async {
+                Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this route has other methods")
+            })
+            .with_state(self)
+    }
+
+    /// Carries out a route of the stack; `history` is a closed item it names.
+    pub async fn call(
+        &self,
+        route: &'static str,
+        arguments: Doc,
+        history: Option<Doc>,
+    ) -> Result<Doc, Problem> {
+        let ask = |ticket| Input::Call { ticket, route, arguments, history };
+        match self.client.ask(ask).await {
+            Some(Answer::Done(reply)) => Ok(reply),
+            Some(Answer::Refused(refusal)) => Err(refusal.into()),
+            Some(Answer::Full { retry_after_s, reason }) => {
+                Err(Problem::unavailable(reason, retry_after_s))
+            }
+            Some(_) | None => Err(busy()),
+        }
+    }
+
+    /// Asks the engine.
+    pub async fn query(&self, query: Query) -> Result<Answer, Problem> {
+        self.client.ask(|ticket| Input::Query { ticket, query }).await.ok_or_else(busy)
+    }
+
+    /// Reads history on a thread that may wait for the disk.
+    pub async fn history<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&HistoryReader) -> Result<T, wims_runtime::driver::history::HistoryError>
+        + Send
+        + 'static,
+    ) -> Result<T, Problem> {
+        let history = self.history.clone();
+        let answer = tokio::task::spawn_blocking(move || {
+            read(&history.lock().unwrap_or_else(PoisonError::into_inner))
+        });
+        match answer.await {
+            Ok(Ok(found)) => Ok(found),
+            Ok(Err(error)) => {
+                tracing::error!(%error, "history could not be read");
+                Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "history could not be read"))
+            }
+            Err(_) => Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "a reader failed")),
+        }
+    }
+}
+
+fn busy() -> Problem {
+    Problem::unavailable("too many requests wait; try again", 1)
+}
+
+/// Reads a body of JSON fields, refusing one that is too large, too slow or of another type.
+pub async fn read_fields(headers: &HeaderMap, body: Body) -> Result<Fields, Problem> {
+    let bytes = read_body(headers, body).await?;
+    Ok(Fields::of(parse(&bytes)?))
+}
+
+/// Reads a body that may be absent; an absent one has no fields.
+pub async fn read_optional_fields(headers: &HeaderMap, body: Body) -> Result<Fields, Problem> {
+    let bytes = read_body(headers, body).await?;
+    let bytes = if bytes.is_empty() { Bytes::from_static(b"{}") } else { bytes };
+    Ok(Fields::of(parse(&bytes)?))
+}
+
+async fn read_body(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
+    if let Some(kind) = headers.get(header::CONTENT_TYPE) {
+        let kind = kind.to_str().unwrap_or("").split(';').next().unwrap_or("").trim();
+        // Scripts such as the article's send JSON as what their client says by default.
+        let accepted = ["application/json", "text/plain", "application/x-www-form-urlencoded"];
+        if !accepted.iter().any(|accepted| kind.eq_ignore_ascii_case(accepted)) {
+            let detail = format!("send application/json, not {kind}");
+            return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
+        }
+    }
+    match tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, BODY_BYTES_MAX)).await {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(_)) => Err(Problem::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("a body has at most {BODY_BYTES_MAX} bytes"),
+        )),
+        Err(_) => Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "the body came too slowly")),
+    }
+}
+
+/// A reply of JSON text.
+pub fn json_reply(status: StatusCode, body: String) -> Response {
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    let json = header::HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, json);
+    response
+}
+
+/// Milliseconds since 1970 as RFC 3339.
+pub fn rfc3339(ms: i64) -> String {
+    let since = Duration::from_millis(u64::try_from(ms).unwrap_or(0));
+    humantime::format_rfc3339_millis(std::time::UNIX_EPOCH + since).to_string()
+}

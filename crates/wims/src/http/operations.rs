@@ -1,0 +1,204 @@
+//! What operators ask: queues, dead letters, health, metrics.
+
+use std::fmt::Write;
+
+use axum::extract::{Path, Query as QueryString, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use wims_runtime::io::{Answer, MessageRow, Query, QueueRow, Status};
+use wims_stack::Doc;
+
+use crate::http::problem::Problem;
+use crate::http::{App, json_reply, read_optional_fields};
+
+/// Messages of a page unless asked otherwise.
+const LIMIT: usize = 50;
+/// Messages of a page, at most.
+const LIMIT_MAX: usize = 500;
+
+#[derive(Serialize)]
+struct List<T> {
+    items: Vec<T>,
+    next: Option<String>,
+}
+
+fn list_reply<T: Serialize>(items: Vec<T>, next: Option<String>) -> Response {
+    let body = serde_json::to_string(&List { items, next }).expect("a list is JSON");
+    json_reply(StatusCode::OK, body)
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct QueueView {
+    name: String,
+    messages: usize,
+    in_flight: usize,
+    delayed: usize,
+    oldest_age_seconds: u64,
+}
+
+impl From<QueueRow> for QueueView {
+    fn from(row: QueueRow) -> QueueView {
+        QueueView {
+            name: row.name,
+            messages: row.messages,
+            in_flight: row.in_flight,
+            delayed: row.delayed,
+            oldest_age_seconds: row.oldest_age_s,
+        }
+    }
+}
+
+/// `GET /queues`.
+pub async fn queues(State(app): State<App>) -> Result<Response, Problem> {
+    let Answer::Queues(rows) = app.query(Query::Queues).await? else { return Err(odd()) };
+    Ok(list_reply(rows.into_iter().map(QueueView::from).collect(), None))
+}
+
+fn odd() -> Problem {
+    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the engine gave another answer")
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct MessageView {
+    message_id: String,
+    body: Doc,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attributes: Option<Doc>,
+    sent_at: String,
+    receive_count: u32,
+    attempts: u32,
+}
+
+impl From<MessageRow> for MessageView {
+    fn from(row: MessageRow) -> MessageView {
+        MessageView {
+            message_id: row.id.to_string(),
+            body: row.body,
+            attributes: row.attributes,
+            sent_at: super::rfc3339(i64::try_from(row.sent_ms).unwrap_or(0)),
+            receive_count: row.receives,
+            attempts: row.attempts,
+        }
+    }
+}
+
+/// What `GET /queues/{name}/messages` takes.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PeekQuery {
+    limit: Option<usize>,
+    cursor: Option<u64>,
+}
+
+/// `GET /queues/{name}/messages`: a look; nothing is received.
+pub async fn messages(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    query: Result<QueryString<PeekQuery>, axum::extract::rejection::QueryRejection>,
+) -> Result<Response, Problem> {
+    let QueryString(query) =
+        query.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+    let limit = query.limit.unwrap_or(LIMIT);
+    if !(1..=LIMIT_MAX).contains(&limit) {
+        let detail = format!("limit is 1 to {LIMIT_MAX}");
+        return Err(Problem::new(StatusCode::BAD_REQUEST, detail));
+    }
+    let peek = Query::Peek { queue: name.clone(), from: query.cursor.unwrap_or(0), limit };
+    let Answer::Messages(rows) = app.query(peek).await? else { return Err(odd()) };
+    let rows = rows.ok_or_else(|| Problem::not_found(format!("there is no queue {name}")))?;
+    let next = (rows.len() == limit).then(|| rows.last().map(|row| (row.id + 1).to_string()));
+    Ok(list_reply(rows.into_iter().map(MessageView::from).collect(), next.flatten()))
+}
+
+/// `POST /queues/{name}/redrive`: `{limit?, dryRun?}`.
+pub async fn redrive(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    body: axum::body::Body,
+) -> Result<Response, Problem> {
+    let mut fields = read_optional_fields(&headers, body).await?;
+    let limit = fields.optional_int("limit", 1..=10_000);
+    let dry_run = fields.optional_bool("dryRun");
+    fields.finish(|| Some(()))?;
+    let limit = usize::try_from(limit.unwrap_or(10_000)).unwrap_or(LIMIT_MAX);
+    let dry_run = dry_run.unwrap_or(false);
+    let query = Query::Redrive { queue: name.clone(), limit, dry_run };
+    let Answer::Moved(moved) = app.query(query).await? else { return Err(odd()) };
+    let moved = moved.ok_or_else(|| {
+        Problem::not_found(format!("{name} is no dead-letter queue of another queue"))
+    })?;
+    Ok(json_reply(StatusCode::OK, format!(r#"{{"moved":{moved},"dryRun":{dry_run}}}"#)))
+}
+
+/// `GET /healthz`: the process is there.
+pub async fn healthz() -> Response {
+    json_reply(StatusCode::OK, r#"{"status":"ok"}"#.into())
+}
+
+/// `GET /readyz`: the engine answers.
+pub async fn readyz(State(app): State<App>) -> Result<Response, Problem> {
+    app.query(Query::Queues).await?;
+    Ok(json_reply(StatusCode::OK, r#"{"status":"ready"}"#.into()))
+}
+
+/// `GET /metrics`, for Prometheus.
+pub async fn metrics(State(app): State<App>) -> Result<Response, Problem> {
+    let Answer::Status(status) = app.query(Query::Status).await? else { return Err(odd()) };
+    let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
+    Ok((kind, exposition(&status)).into_response())
+}
+
+/// The status in Prometheus' text format.
+fn exposition(status: &Status) -> String {
+    let mut text = String::new();
+    let mut gauge = |name: &str, help: &str, rows: &[(String, f64)]| {
+        let kind = if name.ends_with("_total") { "counter" } else { "gauge" };
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        for (labels, value) in rows {
+            let _ = writeln!(text, "{name}{labels} {value}");
+        }
+    };
+    let label = |key: &str, value: &str| format!("{{{key}=\"{value}\"}}");
+    let one = |value: u64| vec![(String::new(), value as f64)];
+    let by = |key: &str, rows: &[(String, usize)]| -> Vec<(String, f64)> {
+        rows.iter().map(|(name, value)| (label(key, name), *value as f64)).collect()
+    };
+    gauge("wims_orders_open", "Open orders by status.", &by("status", &status.by_status));
+    gauge("wims_items", "Items in memory by table.", &by("table", &status.items));
+    let of_queues = |size: &dyn Fn(&QueueRow) -> f64| -> Vec<(String, f64)> {
+        status.queues.iter().map(|row| (label("queue", &row.name), size(row))).collect()
+    };
+    gauge("wims_queue_messages", "Visible messages.", &of_queues(&|row| row.messages as f64));
+    gauge("wims_queue_in_flight", "Messages held.", &of_queues(&|row| row.in_flight as f64));
+    gauge("wims_queue_delayed", "Messages hidden.", &of_queues(&|row| row.delayed as f64));
+    gauge(
+        "wims_queue_oldest_age_seconds",
+        "Age of the oldest message.",
+        &of_queues(&|row| row.oldest_age_s as f64),
+    );
+    for pipe in &status.pipes {
+        let row = |value: f64| vec![(label("pipe", &pipe.name), value)];
+        gauge("wims_pipe_calls_total", "Calls made.", &row(pipe.calls as f64));
+        gauge("wims_pipe_look_ups_total", "Look-ups made.", &row(pipe.look_ups as f64));
+        gauge("wims_pipe_deferrals_total", "Calls deferred.", &row(pipe.deferrals as f64));
+        gauge("wims_pipe_unknowns_total", "Unknown outcomes.", &row(pipe.unknowns as f64));
+        gauge("wims_pipe_in_flight", "Calls under way.", &row(pipe.in_flight as f64));
+        gauge("wims_pipe_rate_per_second", "The learned rate.", &row(pipe.rate_per_second));
+        gauge("wims_pipe_paused", "Whether it is paused.", &row(f64::from(pipe.paused)));
+    }
+    gauge("wims_change_lag", "Changes not through the pipe.", &one(status.change_lag as u64));
+    gauge("wims_journal_sequence", "The last record.", &one(status.seq));
+    gauge("wims_journal_durable_sequence", "The last durable record.", &one(status.durable_seq));
+    gauge("wims_journal_disk_bytes", "Bytes of segments.", &one(status.journal_disk_bytes));
+    gauge("wims_journal_written_bytes_total", "Bytes written.", &one(status.journal_written_bytes));
+    gauge("wims_journal_frames_total", "Frames written.", &one(status.frames));
+    gauge("wims_sweeps_total", "Sweeps finished.", &one(status.sweeps));
+    gauge("wims_executions_waiting", "Executions that wait.", &one(status.executions as u64));
+    gauge("wims_closed_waiting", "Closed, not in history.", &one(status.closed_waiting as u64));
+    gauge("wims_memory_bytes", "Estimated memory by kind.", &by("kind", &status.memory));
+    text
+}

@@ -1,0 +1,277 @@
+//! Orders over HTTP: create, read, list, ship.
+
+use axum::body::Body;
+use axum::extract::{Path, Query as QueryString, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use wims_runtime::io::{Answer, Query};
+use wims_stack::{Doc, Field, Node, View};
+
+use crate::domain::{States, TABLE, inventory_status, payment_status};
+use crate::http::problem::Problem;
+use crate::http::strict::FieldError;
+use crate::http::{App, json_reply, read_fields, read_optional_fields, rfc3339};
+
+/// More than any item allows; the item's own bound is checked by the engine.
+const QUANTITY_MAX: i64 = 10_000;
+/// Rows of a page unless asked otherwise.
+const LIMIT: usize = 50;
+/// Rows of a page, at most.
+const LIMIT_MAX: usize = 500;
+/// Values of an order's `status`.
+const STATUSES: [&str; 5] = ["PENDING", "BACKORDERED", "ON_HOLD", "READY", "SHIPPED"];
+
+/// An order as it is shown.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct OrderView<'a> {
+    order_id: &'a str,
+    customer_id: &'a str,
+    status: &'a str,
+    inventory_status: &'a str,
+    payment_status: &'a str,
+    fulfillment_status: &'a str,
+    lines: Option<Node<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    quantity: Option<i64>,
+    amount: i64,
+    currency: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+    created_at: String,
+    updated_at: String,
+    waits_for: Option<&'static str>,
+}
+
+impl<'a> OrderView<'a> {
+    fn of(order: &'a Doc) -> OrderView<'a> {
+        let text = |name| order.str(name).unwrap_or("");
+        OrderView {
+            order_id: text("orderId"),
+            customer_id: text("customerId"),
+            status: text("status"),
+            inventory_status: text("inventoryStatus"),
+            payment_status: text("paymentStatus"),
+            fulfillment_status: text("fulfillmentStatus"),
+            lines: order.get("lines").map(Node::View),
+            quantity: order.get("quantity").and_then(View::as_int),
+            amount: order.int("amount").unwrap_or(0),
+            currency: text("currency"),
+            reason: order.str("reason"),
+            created_at: rfc3339(order.int("timestamp").unwrap_or(0)),
+            updated_at: rfc3339(order.int("updatedAt").unwrap_or(0)),
+            waits_for: waits_for(&States::of(order)),
+        }
+    }
+
+    fn json(order: &Doc) -> String {
+        serde_json::to_string(&OrderView::of(order)).expect("an order is JSON")
+    }
+}
+
+/// The one thing an open order waits for.
+fn waits_for(states: &States<'_>) -> Option<&'static str> {
+    match states.status() {
+        "SHIPPED" => None,
+        "READY" => Some("a person to ship it"),
+        "ON_HOLD" if states.payment == payment_status::DECLINED => {
+            Some("another payment method, or its cancellation")
+        }
+        "ON_HOLD" => Some("a person to redrive its payment from payments-dlq"),
+        _ => Some(match (states.inventory, states.payment) {
+            (inventory_status::UNRESERVED, _) => "the decision on its stock",
+            (inventory_status::BACKORDERED, _) => "stock to arrive",
+            (_, payment_status::PENDING) => "its payment's turn in payments-queue",
+            (_, payment_status::PROCESSING) => "the payments API's answer",
+            _ => "a look-up of what became of its payment",
+        }),
+    }
+}
+
+/// `POST /orders`.
+pub async fn create(
+    State(app): State<App>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    if headers.contains_key("idempotency-key") {
+        let message = "is not supported yet; send the order without it".into();
+        return Err(vec![FieldError { field: "Idempotency-Key".into(), message }].into());
+    }
+    let mut fields = read_fields(&headers, body).await?;
+    let customer_id = fields.customer_id("customerId");
+    let quantity = fields.required_int("quantity", 1..=QUANTITY_MAX);
+    for later in ["lines", "email", "paymentMethod", "shipTo", "reference"] {
+        fields.refuse(later, "is not supported yet; an order is a customerId and a quantity");
+    }
+    let (customer_id, quantity) = fields.finish(|| Some((customer_id?, quantity?)))?;
+    let arguments = Doc::object(&[
+        ("customerId", Field::Str(&customer_id)),
+        ("quantity", Field::Int(quantity)),
+    ]);
+    let reply = app.call("create-order", arguments, None).await?;
+    Ok(created(&reply))
+}
+
+fn created(reply: &Doc) -> Response {
+    let order_id = reply.str("orderId").unwrap_or("");
+    let body = format!(
+        r#"{{"message":"Order created!","orderId":"{order_id}","status":"{}"}}"#,
+        reply.str("status").unwrap_or("")
+    );
+    let mut response = json_reply(StatusCode::OK, body);
+    let location = HeaderValue::try_from(format!("/orders/{order_id}"));
+    response.headers_mut().extend(location.ok().map(|value| (header::LOCATION, value)));
+    response
+}
+
+/// `GET /orders/{orderId}`.
+pub async fn read(
+    State(app): State<App>,
+    Path(order_id): Path<String>,
+) -> Result<Response, Problem> {
+    let order = find(&app, &order_id).await?;
+    Ok(json_reply(StatusCode::OK, OrderView::json(&order)))
+}
+
+/// An open order from the engine, or a closed one from history.
+async fn find(app: &App, order_id: &str) -> Result<Doc, Problem> {
+    let value = order_id.to_owned();
+    let open = Query::Find { table: TABLE, attribute: "orderId", value };
+    if let Answer::Item(Some((order, _))) = app.query(open).await? {
+        return Ok(order);
+    }
+    closed(app, order_id)
+        .await?
+        .ok_or_else(|| Problem::not_found(format!("there is no order {order_id}")))
+}
+
+async fn closed(app: &App, order_id: &str) -> Result<Option<Doc>, Problem> {
+    let order_id = order_id.to_owned();
+    let found = app.history(move |history| history.find(TABLE, "orderId", &order_id)).await?;
+    Ok(found.map(|item| item.doc))
+}
+
+/// `POST /orders/{orderId}/ship`.
+pub async fn ship(
+    State(app): State<App>,
+    Path(order_id): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    read_optional_fields(&headers, body).await?.finish(|| Some(()))?;
+    let history = closed(&app, &order_id).await?;
+    let arguments = Doc::object(&[("orderId", Field::Str(&order_id))]);
+    let order = app.call("ship-order", arguments, history).await?;
+    Ok(json_reply(StatusCode::OK, OrderView::json(&order)))
+}
+
+/// What `GET /orders` takes.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ListQuery {
+    status: Option<String>,
+    customer_id: Option<String>,
+    limit: Option<usize>,
+    cursor: Option<String>,
+}
+
+/// `GET /orders?status=&customerId=&limit=&cursor=`, newest first.
+pub async fn list(
+    State(app): State<App>,
+    query: Result<QueryString<ListQuery>, axum::extract::rejection::QueryRejection>,
+) -> Result<Response, Problem> {
+    let QueryString(query) =
+        query.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+    let limit = query.limit.unwrap_or(LIMIT);
+    if !(1..=LIMIT_MAX).contains(&limit) {
+        let detail = format!("limit is 1 to {LIMIT_MAX}");
+        return Err(Problem::new(StatusCode::BAD_REQUEST, detail));
+    }
+    let before = match query.cursor.as_deref().map(str::parse) {
+        None => u64::MAX >> 1,
+        Some(Ok(before)) => before,
+        Some(Err(_)) => {
+            let detail = "cursor is what an earlier page gave as `next`";
+            return Err(Problem::new(StatusCode::BAD_REQUEST, detail));
+        }
+    };
+    if let Some(status) = &query.status
+        && !STATUSES.contains(&status.as_str())
+    {
+        let detail = format!("status is one of {}", STATUSES.join(", "));
+        return Err(Problem::new(StatusCode::BAD_REQUEST, detail));
+    }
+    let page = page(&app, &query, before, limit).await?;
+    Ok(json_reply(StatusCode::OK, list_json(&page, limit)))
+}
+
+/// One page: open orders from the engine and closed ones from history, merged by creation.
+async fn page(
+    app: &App,
+    query: &ListQuery,
+    before: u64,
+    limit: usize,
+) -> Result<Vec<(Doc, u64)>, Problem> {
+    let mut found: Vec<(Doc, u64)> = Vec::new();
+    for (attribute, value) in selections(query) {
+        let (mut before, mut kept) = (before, 0);
+        // A filter on a second attribute may leave a page short: go on until it is full.
+        while kept < limit {
+            let batch = batch(app, attribute, value.clone(), before, limit).await?;
+            let Some((_, last)) = batch.last() else { break };
+            before = *last;
+            let wanted = batch.into_iter().filter(|(order, _)| is_wanted(order, query));
+            let before_len = found.len();
+            found.extend(wanted);
+            kept += found.len() - before_len;
+        }
+    }
+    found.sort_by_key(|(_, created)| std::cmp::Reverse(*created));
+    found.dedup_by_key(|(_, created)| *created);
+    found.truncate(limit);
+    Ok(found)
+}
+
+/// Index lookups that together cover what is asked.
+fn selections(query: &ListQuery) -> Vec<(&'static str, String)> {
+    match (&query.customer_id, &query.status) {
+        (Some(customer), _) => vec![("customerId", customer.clone())],
+        (None, Some(status)) => vec![("status", status.clone())],
+        (None, None) => STATUSES.iter().map(|status| ("status", (*status).into())).collect(),
+    }
+}
+
+fn is_wanted(order: &Doc, query: &ListQuery) -> bool {
+    query.status.as_deref().is_none_or(|status| order.str("status") == Some(status))
+}
+
+async fn batch(
+    app: &App,
+    attribute: &'static str,
+    value: String,
+    before: u64,
+    limit: usize,
+) -> Result<Vec<(Doc, u64)>, Problem> {
+    let open = Query::List { table: TABLE, attribute, value: value.clone(), before, limit };
+    let Answer::Items(mut items) = app.query(open).await? else { return Ok(Vec::new()) };
+    let closed =
+        app.history(move |history| history.list(TABLE, attribute, &value, before, limit)).await?;
+    items.extend(closed.into_iter().map(|item| (item.doc, item.created)));
+    items.sort_by_key(|(_, created)| std::cmp::Reverse(*created));
+    items.dedup_by_key(|(_, created)| *created);
+    items.truncate(limit);
+    Ok(items)
+}
+
+fn list_json(page: &[(Doc, u64)], limit: usize) -> String {
+    #[derive(Serialize)]
+    struct List<'a> {
+        items: Vec<OrderView<'a>>,
+        next: Option<String>,
+    }
+    let next = (page.len() == limit).then(|| page.last().map(|(_, created)| created.to_string()));
+    let items = page.iter().map(|(order, _)| OrderView::of(order)).collect();
+    serde_json::to_string(&List { items, next: next.flatten() }).expect("a list is JSON")
+}

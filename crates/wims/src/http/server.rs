@@ -1,0 +1,92 @@
+//! The HTTP server: one single-threaded runtime a thread, each with its own connections.
+//!
+//! Promise: a stop finishes requests under way. It deliberately shares nothing between its
+//! threads but the listening socket.
+
+use std::net::TcpListener;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::sync::watch;
+
+/// A client that is silent this long between requests is let go.
+const IDLE_LIMIT: Duration = Duration::from_secs(120);
+/// Bytes of a request's head, at most.
+const HEAD_BYTES_MAX: usize = 64 << 10;
+/// Connections of one thread, at most; more wait in the listen queue.
+const CONNECTIONS_MAX: usize = 16_384;
+
+/// Starts a thread that serves connections of `listener` until `stop` says so; `make` builds the
+/// router inside the thread's runtime.
+///
+/// # Errors
+/// When thread or runtime cannot be made.
+pub fn spawn(
+    name: String,
+    listener: TcpListener,
+    stop: watch::Receiver<bool>,
+    make: impl FnOnce() -> Router + Send + 'static,
+) -> std::io::Result<JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name(name).spawn(move || {
+        let local = tokio::task::LocalSet::new();
+        local.block_on(&runtime, serve(listener, stop, make));
+    })
+}
+
+async fn serve(
+    listener: TcpListener,
+    mut stop: watch::Receiver<bool>,
+    make: impl FnOnce() -> Router,
+) {
+    let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
+    let router = make();
+    let slots = std::sync::Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Ok(slot) = slots.clone().acquire_owned().await else { break };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stop.wait_for(|stop| *stop) => break,
+        };
+        let Ok((stream, _)) = accepted else {
+            // Out of file descriptors: let some connections end first.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        // Small replies must not wait for each other.
+        let _ = stream.set_nodelay(true);
+        let (router, stop) = (router.clone(), stop.clone());
+        tokio::task::spawn_local(async move {
+            connection(stream, router, stop).await;
+            drop(slot);
+        });
+    }
+    // All slots are back once the last connection has ended.
+    let all = u32::try_from(CONNECTIONS_MAX).expect("a small number");
+    let ended = slots.acquire_many(all);
+    let _ = tokio::time::timeout(wims_runtime::driver::STOP_PATIENCE, ended).await;
+}
+
+async fn connection(
+    stream: tokio::net::TcpStream,
+    router: Router,
+    mut stop: watch::Receiver<bool>,
+) {
+    let service = TowerToHyperService::new(router);
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(IDLE_LIMIT).max_buf_size(HEAD_BYTES_MAX);
+    let served = builder.serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(served);
+    tokio::select! {
+        // A client that breaks off is no trouble of ours.
+        _ = served.as_mut() => {}
+        _ = stop.wait_for(|stop| *stop) => {
+            served.as_mut().graceful_shutdown();
+            let _ = served.await;
+        }
+    }
+}

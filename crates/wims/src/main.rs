@@ -1,0 +1,16 @@
+//! WIMS: event-driven order intake for a warehouse, in one binary.
+//!
+//! Start reading at `stack.rs`, the whole system on one screen; then a construct of your choice,
+//! then its functions in `fns`.
+
+mod cli;
+mod constructs;
+mod domain;
+mod fns;
+mod http;
+mod sandbox;
+mod stack;
+
+fn main() -> std::process::ExitCode {
+    cli::run()
+}

@@ -1,0 +1,109 @@
+//! The whole system on one screen: the article's `wims-stack.ts`.
+//!
+//! Promise: what is declared here is what runs; there is no second path. Each part is a construct
+//! in a file of its own, named as in the article, and gets what it needs passed in here.
+
+use wims_stack::table::{Closed, Index, Table};
+use wims_stack::{BusRef, Condition, Stack, TableRef};
+
+use crate::constructs::cdc::{Cdc, CdcProps};
+use crate::constructs::fulfillment::{Fulfillment, FulfillmentProps};
+use crate::constructs::inventory_monitor::{InventoryMonitor, InventoryMonitorProps};
+use crate::constructs::observability::{Observability, ObservabilityProps};
+use crate::constructs::orders_api::{OrdersApi, OrdersApiProps};
+use crate::constructs::orders_processor::{OrdersProcessor, OrdersProcessorProps};
+use crate::constructs::payments_api::{PaymentsApi, PaymentsPace};
+use crate::constructs::payments_queue::{PaymentsQueue, PaymentsQueueProps};
+use crate::domain::{BACKORDER, CUSTOMER, INVENTORY, TABLE};
+
+/// What differs between two installations.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where the team reads its mail.
+    pub team_email: String,
+    /// What the payments API can take.
+    pub payments: PaymentsPace,
+}
+
+/// Declares the system.
+pub fn wims_stack(settings: &Settings) -> Stack {
+    let mut stack = Stack::new("wims");
+    let table = wims_table(&mut stack);
+    let bus = BusRef::new("default");
+    stack.buses.push(bus.clone());
+
+    let team_email = settings.team_email.clone();
+    let observability =
+        Observability::new(&mut stack, ObservabilityProps { bus: bus.clone(), team_email });
+    let dead_letters = observability.dead_letters.clone();
+    let alarm = observability.alarm.clone();
+    Cdc::new(&mut stack, CdcProps { table: table.clone(), bus: bus.clone(), alarm: alarm.clone() });
+    let team_email = settings.team_email.clone();
+    InventoryMonitor::new(
+        &mut stack,
+        InventoryMonitorProps { bus: bus.clone(), team_email, dead_letters: dead_letters.clone() },
+    );
+    let payments_api = PaymentsApi::new(&mut stack, settings.payments.clone());
+    let payments_queue = PaymentsQueue::new(
+        &mut stack,
+        PaymentsQueueProps {
+            api: payments_api.api,
+            rate_per_second: payments_api.pace.rate_per_second,
+            burst: payments_api.pace.burst,
+            in_flight_max: payments_api.pace.in_flight_max,
+            timeout_ms: payments_api.pace.timeout_ms,
+            table: table.clone(),
+            alarm,
+        },
+    );
+    OrdersApi::new(&mut stack, OrdersApiProps { table: table.clone() });
+    OrdersProcessor::new(
+        &mut stack,
+        OrdersProcessorProps {
+            bus: bus.clone(),
+            queue: payments_queue.queue,
+            table: table.clone(),
+            dead_letters: dead_letters.clone(),
+        },
+    );
+    Fulfillment::new(&mut stack, FulfillmentProps { bus, table, dead_letters });
+    stack
+}
+
+fn wims_table(stack: &mut Stack) -> TableRef {
+    let name = TableRef::new(TABLE);
+    let index = |attribute: &str, prefix: &str, unique| Index {
+        attribute: attribute.into(),
+        prefix: prefix.into(),
+        unique,
+    };
+    stack.tables.push(Table {
+        name: name.clone(),
+        unstreamed: vec![BACKORDER.into()],
+        indexes: vec![
+            index("orderId", CUSTOMER, true),
+            index("status", CUSTOMER, false),
+            index("customerId", CUSTOMER, false),
+            index("catalog", INVENTORY, false),
+        ],
+        closed: vec![Closed { prefix: CUSTOMER.into(), when: Condition::is("status", "SHIPPED") }],
+    });
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stack() -> Stack {
+        let payments = PaymentsPace::default();
+        wims_stack(&Settings { team_email: "theteam@ourcompany.com".into(), payments })
+    }
+
+    #[test]
+    fn the_stack_is_data_and_goes_to_json_and_back_unchanged() {
+        let text = serde_json::to_string_pretty(&stack()).expect("a stack is JSON");
+        let back: Stack = serde_json::from_str(&text).expect("and comes back");
+        assert_eq!(back, stack());
+    }
+}

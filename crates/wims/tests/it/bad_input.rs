@@ -1,0 +1,76 @@
+//! Bad input gets a clear 4xx and changes nothing.
+
+use crate::harness::Server;
+
+#[test]
+fn a_bad_order_is_a_clear_refusal_and_nothing_is_stored() {
+    let server = Server::start("bad", &[]);
+    let deep = format!("{}1{}", "[".repeat(5_000), "]".repeat(5_000));
+    let deep_field = format!(r#"{{"customerId":"1","quantity":{deep}}}"#);
+    let bodies: [(&str, Vec<u8>); 20] = [
+        ("negative", br#"{"customerId":"1","quantity":-1000}"#.to_vec()),
+        ("zero", br#"{"customerId":"1","quantity":0}"#.to_vec()),
+        ("half", br#"{"customerId":"1","quantity":0.5}"#.to_vec()),
+        ("text", br#"{"customerId":"1","quantity":"7; drop"}"#.to_vec()),
+        ("1e9", br#"{"customerId":"1","quantity":1e9}"#.to_vec()),
+        ("no customer", br#"{"quantity":1}"#.to_vec()),
+        ("empty customer", br#"{"customerId":"","quantity":1}"#.to_vec()),
+        ("no quantity", br#"{"customerId":"1"}"#.to_vec()),
+        ("unknown field", br#"{"customerId":"1","quantity":1,"status":"PAID"}"#.to_vec()),
+        ("doubled field", br#"{"customerId":"1","quantity":1,"quantity":2}"#.to_vec()),
+        ("too large", format!(r#"{{"customerId":"{}"}}"#, "x".repeat(2 << 20)).into_bytes()),
+        ("nested", deep_field.into_bytes()),
+        ("broken JSON", br#"{"customerId":"1","quantity":1"#.to_vec()),
+        ("broken UTF-8", b"{\"customerId\":\"\xff\xfe\",\"quantity\":1}".to_vec()),
+        ("empty", Vec::new()),
+        ("a list", b"[]".to_vec()),
+        ("null", br#"{"customerId":null,"quantity":1}"#.to_vec()),
+        ("too many", br#"{"customerId":"1","quantity":10001}"#.to_vec()),
+        ("lines", br#"{"customerId":"1","quantity":1,"lines":[]}"#.to_vec()),
+        ("control", b"{\"customerId\":\"a\\u0000b\",\"quantity\":1}".to_vec()),
+    ];
+    for (what, body) in bodies {
+        let (status, problem) = server.post("/orders", body);
+        assert!((400..500).contains(&status), "{what}: {status} {problem}");
+        let detail = problem["detail"].as_str().unwrap_or("");
+        assert!(!detail.is_empty(), "{what}: {problem}");
+    }
+    let (_, page) = server.get("/orders");
+    assert_eq!(page["items"].as_array().map(Vec::len), Some(0));
+    assert_eq!(server.get("/inventory").1["quantity"], 1_000_000);
+}
+
+#[test]
+fn every_error_of_a_body_is_told_at_once() {
+    let server = Server::start("all-errors", &[]);
+    let (status, problem) = server.post("/orders", r#"{"quantity":0.5,"colour":"red"}"#);
+    assert_eq!(status, 400);
+    let fields: Vec<_> =
+        problem["errors"].as_array().expect("errors").iter().map(|e| &e["field"]).collect();
+    assert_eq!(fields.len(), 3, "{problem}");
+}
+
+#[test]
+fn an_idempotency_key_is_refused_rather_than_ignored() {
+    let server = Server::start("key", &[]);
+    let response = reqwest::blocking::Client::new()
+        .post(server.url("/orders"))
+        .header("idempotency-key", "abc")
+        .body(r#"{"customerId":"1","quantity":1}"#)
+        .send()
+        .expect("an answer");
+    assert_eq!(response.status(), 400);
+}
+
+#[test]
+fn what_is_not_there_is_a_404_and_another_method_a_405() {
+    let server = Server::start("missing", &[]);
+    for path in ["/nothing", "/orders/nobody", "/inventory/NO/ITEM", "/queues/none/messages"] {
+        assert_eq!(server.get(path).0, 404, "{path}");
+    }
+    assert_eq!(server.send(reqwest::Method::DELETE, "/orders", "").0, 405);
+    assert_eq!(server.post("/inventory/NO/ITEM/receipts", r#"{"quantity":1}"#).0, 404);
+    assert_eq!(server.get("/orders?limit=0").0, 400);
+    assert_eq!(server.get("/orders?colour=red").0, 400);
+    assert_eq!(server.get("/orders?status=red").0, 400);
+}

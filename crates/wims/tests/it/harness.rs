@@ -1,0 +1,186 @@
+//! Starts the real binary on ports the system chooses and a folder of its own; stops it by its
+//! process id when dropped, and removes the folder.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// A folder that is gone when dropped.
+pub struct Folder(pub PathBuf);
+
+impl Folder {
+    pub fn new(name: &str) -> Folder {
+        let unique = format!("wims-it-{name}-{}-{:x}", std::process::id(), fastrand::u64(..));
+        let path = std::env::temp_dir().join(unique);
+        std::fs::create_dir_all(&path).expect("a temporary folder");
+        Folder(path)
+    }
+
+    pub fn join(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A running process of the binary that printed a URL first.
+pub struct Process {
+    child: Child,
+    pub url: String,
+}
+
+impl Process {
+    /// Starts the binary; the first line it prints is its URL.
+    pub fn start(arguments: &[String], errors: &Path) -> Process {
+        let log = std::fs::File::create(errors).expect("a log file");
+        let mut child = Command::new(env!("CARGO_BIN_EXE_wims"))
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .expect("the binary starts");
+        let mut first = String::new();
+        let mut lines = BufReader::new(child.stdout.take().expect("a pipe"));
+        lines.read_line(&mut first).expect("a line");
+        // What it prints later must not block it.
+        std::thread::spawn(move || lines.lines().for_each(drop));
+        let url = first.trim().to_owned();
+        assert!(
+            url.starts_with("http://"),
+            "no URL: {first:?}\n{}",
+            std::fs::read_to_string(errors).unwrap_or_default()
+        );
+        Process { child, url }
+    }
+
+    /// SIGKILL, and wait until it is gone.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// SIGTERM; the exit code.
+    pub fn terminate(&mut self) -> Option<i32> {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it is ours");
+        self.child.wait().expect("it ends").code()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// `wims serve` with its own folder.
+pub struct Server {
+    pub process: Process,
+    pub folder: Folder,
+    client: reqwest::blocking::Client,
+}
+
+impl Server {
+    /// Starts a server with more arguments than the usual ones.
+    pub fn start(name: &str, more: &[&str]) -> Server {
+        Server::in_folder(Folder::new(name), more)
+    }
+
+    /// Starts a server in a folder that may have served before.
+    pub fn in_folder(folder: Folder, more: &[&str]) -> Server {
+        let mut arguments = vec![
+            "serve".to_owned(),
+            "--listen=127.0.0.1:0".into(),
+            "--sandbox-listen=127.0.0.1:0".into(),
+            "--segment-mb=4".into(),
+            format!("--data-dir={}", folder.join("data").display()),
+        ];
+        arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
+        let process = Process::start(&arguments, &folder.join("stderr.log"));
+        let client = reqwest::blocking::Client::builder()
+            .timeout(Duration::from_secs(20))
+            .no_proxy()
+            .build()
+            .expect("a client");
+        Server { process, folder, client }
+    }
+
+    /// Stops it and starts it again on the same folder.
+    pub fn restart(mut self, more: &[&str]) -> Server {
+        assert_eq!(self.process.terminate(), Some(0), "a clean stop");
+        Server::in_folder(self.folder, more)
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.process.url)
+    }
+
+    pub fn get(&self, path: &str) -> (u16, Value) {
+        let response = self.client.get(self.url(path)).send().expect("an answer");
+        (response.status().as_u16(), response.json().expect("JSON"))
+    }
+
+    pub fn get_text(&self, path: &str) -> String {
+        self.client.get(self.url(path)).send().and_then(|r| r.text()).expect("an answer")
+    }
+
+    pub fn post(&self, path: &str, body: impl Into<reqwest::blocking::Body>) -> (u16, Value) {
+        self.send(reqwest::Method::POST, path, body)
+    }
+
+    pub fn send(
+        &self,
+        method: reqwest::Method,
+        path: &str,
+        body: impl Into<reqwest::blocking::Body>,
+    ) -> (u16, Value) {
+        let request = self.client.request(method, self.url(path));
+        let request = request.header("content-type", "application/json").body(body);
+        let response = request.send().expect("an answer");
+        (response.status().as_u16(), response.json().unwrap_or(Value::Null))
+    }
+
+    /// Places an order; its id.
+    pub fn order(&self, customer: &str, quantity: i64) -> String {
+        let body = format!(r#"{{"customerId":"{customer}","quantity":{quantity}}}"#);
+        let (status, reply) = self.post("/orders", body);
+        assert_eq!((status, reply["message"].as_str()), (200, Some("Order created!")), "{reply}");
+        reply["orderId"].as_str().expect("an id").to_owned()
+    }
+
+    /// The order once its `status` is this; fails after a bounded wait.
+    pub fn await_status(&self, order: &str, status: &str) -> Value {
+        let mut last = Value::Null;
+        await_condition(&format!("order {order} to be {status}"), || {
+            last = self.get(&format!("/orders/{order}")).1;
+            last["status"] == status
+        });
+        last
+    }
+
+    /// A figure of `/metrics`, e.g. `wims_change_lag`.
+    pub fn metric(&self, name: &str) -> f64 {
+        let text = self.get_text("/metrics");
+        let line =
+            text.lines().find(|line| line.strip_prefix(name).is_some_and(|r| r.starts_with(' ')));
+        let value = line.and_then(|line| line.rsplit(' ').next()).and_then(|v| v.parse().ok());
+        value.unwrap_or_else(|| panic!("no metric {name} in\n{text}"))
+    }
+}
+
+/// Waits until a condition holds; fails with what was waited for after 30 seconds.
+pub fn await_condition(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !holds() {
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
