@@ -12,7 +12,7 @@ use wims_stack::{Doc, Stack};
 
 use crate::api_pipe::ApiPipe;
 use crate::functions::{Functions, RouteInput};
-use crate::io::{Answer, Input, Now, Output, Ticket};
+use crate::io::{Answer, Input, Now, Output, Ticket, Timings};
 use crate::journal::Journal;
 use crate::mails::Mails;
 use crate::plan::{Plan, PlanError, compile, resource_names};
@@ -92,6 +92,15 @@ pub(crate) struct Cause {
     pub replay: bool,
 }
 
+/// Requests whose records are in one frame, for the timings.
+#[derive(Default)]
+struct OpenCalls {
+    /// When each step took how many of them.
+    steps: Vec<(u64, u64)>,
+    first_seq: u64,
+    submitted_us: u64,
+}
+
 /// The engine; see the module.
 pub struct Engine {
     pub(crate) plan: Arc<Plan>,
@@ -104,6 +113,9 @@ pub struct Engine {
     /// Outputs that wait until everything up to a sequence is durable, in order.
     held: VecDeque<(u64, Output)>,
     in_flight_seq: u64,
+    pub(crate) timings: Timings,
+    open_calls: OpenCalls,
+    in_flight_calls: OpenCalls,
     pub(crate) api_pipes: Vec<ApiPipe>,
     pub(crate) mails: Mails,
     pub(crate) sweep: Sweep,
@@ -147,6 +159,9 @@ impl Engine {
             options,
             held: VecDeque::new(),
             in_flight_seq: 0,
+            timings: Timings::default(),
+            open_calls: OpenCalls::default(),
+            in_flight_calls: OpenCalls::default(),
             api_pipes: Vec::new(),
             mails: Mails::default(),
             sweep: Sweep::default(),
@@ -185,8 +200,12 @@ impl Engine {
     /// One step: takes all inputs and appends what is to be done to `outputs`.
     pub fn step(&mut self, now: Now, inputs: &mut Vec<Input>, outputs: &mut Vec<Output>) {
         self.advance_clock(now);
+        let calls = inputs.iter().filter(|input| matches!(input, Input::Call { .. })).count();
+        if calls > 0 {
+            self.open_calls.steps.push((now.mono_us, calls as u64));
+        }
         for input in inputs.drain(..) {
-            self.take(input, outputs);
+            self.take(input, outputs, now.mono_us);
         }
         let plan = self.plan.clone();
         self.wake_executions(&plan);
@@ -197,7 +216,7 @@ impl Engine {
         self.run_sweep();
         self.note_ids();
         self.feed_history();
-        self.submit(outputs);
+        self.submit(outputs, now.mono_us);
         self.release(outputs);
     }
 
@@ -277,7 +296,7 @@ impl Engine {
         self.refill_tokens(now.mono_us);
     }
 
-    fn take(&mut self, input: Input, outputs: &mut Vec<Output>) {
+    fn take(&mut self, input: Input, outputs: &mut Vec<Output>, now_us: u64) {
         match input {
             Input::Call { ticket, route, arguments, history } => {
                 let answer = self.call(route, &arguments, history.as_ref());
@@ -287,7 +306,10 @@ impl Engine {
                 let answer = self.query(query);
                 self.reply(ticket, answer, outputs);
             }
-            Input::Written { buffer } => self.journal.written(self.in_flight_seq, buffer),
+            Input::Written { buffer } => {
+                self.journal.written(self.in_flight_seq, buffer);
+                self.note_timings(now_us);
+            }
             Input::Prepared { segment, success } => {
                 self.journal.prepared(segment, success);
                 self.prepare_retry_ms = self.state.clock_ms + if success { 0 } else { 1_000 };
@@ -366,7 +388,7 @@ impl Engine {
         }
     }
 
-    fn submit(&mut self, outputs: &mut Vec<Output>) {
+    fn submit(&mut self, outputs: &mut Vec<Output>, now_us: u64) {
         let clock_ms = self.state.clock_ms;
         let closing = self.journal.is_unclosed() && clock_ms >= self.last_write_ms + CLOSE_AFTER_MS;
         let recover_from = self.recover_from();
@@ -375,6 +397,10 @@ impl Engine {
         if let Some(write) = write {
             self.in_flight_seq = last_seq;
             self.last_write_ms = clock_ms;
+            std::mem::swap(&mut self.open_calls, &mut self.in_flight_calls);
+            self.open_calls.steps.clear();
+            self.open_calls.first_seq = last_seq + 1;
+            self.in_flight_calls.submitted_us = now_us;
             outputs.push(Output::Write(write));
         }
         if clock_ms >= self.prepare_retry_ms
@@ -385,6 +411,18 @@ impl Engine {
         let keep_after_ms = self.now.wall_ms.saturating_sub(self.plan.log_retention_ms);
         if let Some(segment) = self.journal.remove(recover_from, keep_after_ms) {
             outputs.push(Output::Remove { segment });
+        }
+    }
+
+    fn note_timings(&mut self, now_us: u64) {
+        let since = |us: u64| now_us.saturating_sub(us);
+        let calls = &self.in_flight_calls;
+        self.timings.commit_us.record(since(calls.submitted_us), 1);
+        self.timings
+            .group_records
+            .record((self.in_flight_seq + 1).saturating_sub(calls.first_seq), 1);
+        for (taken_us, count) in &calls.steps {
+            self.timings.settle_us.record(since(*taken_us), *count);
         }
     }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use wims_stack::Doc;
 
 use crate::functions::Refusal;
+use crate::histogram::Histogram;
 use crate::journal::FrameWrite;
 
 /// The time, as a step is told it.
@@ -226,6 +227,20 @@ pub struct Status {
     pub closed_waiting: usize,
     /// Finished sweeps since the start.
     pub sweeps: u64,
+    /// What took how long.
+    pub timings: Timings,
+}
+
+/// Durations in microseconds and sizes, since the start.
+#[derive(Clone, Debug, Default)]
+pub struct Timings {
+    /// From a frame's submission until it was durable.
+    pub commit_us: Histogram,
+    /// From a request's step until it and what followed from it at once was durable: stock
+    /// reserved, payment enqueued. One value a request.
+    pub settle_us: Histogram,
+    /// Records of a frame.
+    pub group_records: Histogram,
 }
 
 /// A pipe to an API.

@@ -9,6 +9,7 @@ pub mod driver;
 pub mod engine;
 pub mod frame;
 pub mod functions;
+pub mod histogram;
 pub mod io;
 pub mod items;
 pub mod journal;

@@ -3,7 +3,9 @@
 //! Promise: everything here is plain data and pure functions of it. It deliberately has no I/O,
 //! no clock, no async and no threads; running a stack is another crate's business.
 
+pub mod check;
 pub mod doc;
+pub mod draw;
 pub mod json;
 pub mod node;
 pub mod pattern;

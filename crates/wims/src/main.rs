@@ -3,6 +3,7 @@
 //! Start reading at `stack.rs`, the whole system on one screen; then a construct of your choice,
 //! then its functions in `fns`.
 
+mod bench;
 mod cli;
 mod constructs;
 mod domain;

@@ -4,6 +4,7 @@
 //! the table below says. Trouble of the user's making is told in one plain sentence.
 
 pub mod serve;
+pub mod stack;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::bench::{self, BenchCommand};
 use crate::sandbox::{Sandbox, SandboxOptions};
 
 /// Event-driven order intake for a warehouse, in one binary.
@@ -37,6 +39,13 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Run the payments sandbox alone: a payments API that throttles, declines and has bad days
     PaymentsSandbox(PaymentsSandboxArgs),
+    /// Draw the stack: as text, Mermaid or JSON
+    Graph(stack::GraphArgs),
+    /// Find what is wrong with the stack: dangling references, rules that never match, cycles
+    Check(stack::CheckArgs),
+    /// Measure this machine: orders a second against a bare server
+    #[command(subcommand)]
+    Bench(BenchCommand),
 }
 
 /// Bad days and pace of the sandbox.
@@ -99,6 +108,9 @@ pub fn run() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Serve(args) => serve::run(args),
         Command::PaymentsSandbox(args) => payments_sandbox(args),
+        Command::Graph(args) => stack::graph(&args),
+        Command::Check(args) => stack::check(&args),
+        Command::Bench(command) => bench::run(&command),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

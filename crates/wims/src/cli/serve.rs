@@ -18,6 +18,7 @@ use wims_runtime::driver::{Runtime, RuntimeError, RuntimeOptions};
 use wims_runtime::{EngineOptions, engine::SEGMENT_BYTES};
 use wims_stack::Doc;
 
+use crate::bench::child::SANDBOX_LINE;
 use crate::cli::{EXIT_CONFIG, EXIT_DATA_DIR, EXIT_UNAVAILABLE, Failure, block_on, stop_signal};
 use crate::constructs::payments_api::{PAYMENTS_API, PaymentsPace};
 use crate::fns;
@@ -68,6 +69,9 @@ pub struct ServeArgs {
     /// Megabytes of open orders and messages at which new orders are refused with 503
     #[arg(long, env = "WIMS_MEMORY_MAX", default_value_t = 4096)]
     memory_max: u64,
+    /// A declaration to run instead of the built-in stack; see `wims graph --format declaration`
+    #[arg(long, env = "WIMS_STACK")]
+    stack: Option<PathBuf>,
     /// Megabytes of a journal segment
     #[arg(long, env = "WIMS_SEGMENT_MB", default_value_t = SEGMENT_BYTES >> 20)]
     segment_mb: u64,
@@ -149,8 +153,12 @@ async fn serve(args: ServeArgs, listener: TcpListener) -> Result<(), Failure> {
         DataDir::open(&args.data_dir).map_err(|error| Failure::new(EXIT_DATA_DIR, error))?;
     let (payments_url, sandbox) = start_payments(&args, &data_dir, stopped.clone()).await?;
     let settings = settings(&args);
-    let stack = wims_stack(&settings);
+    let stack = match &args.stack {
+        Some(path) => crate::cli::stack::read(path)?,
+        None => wims_stack(&settings),
+    };
     let authorization = std::env::var("WIMS_PAYMENTS_AUTHORIZATION").ok();
+    let payments_address = payments_url.clone();
     let address = ApiAddress { url: payments_url, authorization };
     let options = RuntimeOptions {
         data_dir,
@@ -169,7 +177,7 @@ async fn serve(args: ServeArgs, listener: TcpListener) -> Result<(), Failure> {
     tracing::info!(recovered = runtime.recovery, "the journal is recovered");
     seed(&runtime).await?;
     let threads = spawn_http(&runtime, &listener, &stopped)?;
-    announce(&listener);
+    announce(&listener, sandbox.is_some().then_some(payments_address.as_str()));
     stop_signal().await;
     tracing::info!("stopping: finishing requests and calls under way");
     let _ = stop.send(true);
@@ -299,14 +307,18 @@ fn spawn_http(
     Ok(threads)
 }
 
-fn announce(listener: &TcpListener) {
+fn announce(listener: &TcpListener, sandbox: Option<&str>) {
     let Ok(address) = listener.local_addr() else { return };
     let url = format!("http://{address}");
     let mut out = std::io::stdout().lock();
     // Nobody may be reading; that is no reason not to serve.
+    let _ = writeln!(out, "{url}");
+    if let Some(sandbox) = sandbox {
+        let _ = writeln!(out, "{SANDBOX_LINE}{sandbox}");
+    }
     let _ = writeln!(
         out,
-        "{url}\nTake an order:\n  curl -s {url}/orders -d '{{\"customerId\":\"349\",\"quantity\":7}}'"
+        "Take an order:\n  curl -s {url}/orders -d '{{\"customerId\":\"349\",\"quantity\":7}}'"
     );
     let _ = out.flush();
 }

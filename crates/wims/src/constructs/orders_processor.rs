@@ -7,9 +7,9 @@
 
 use serde_json::json;
 use wims_stack::{
-    ALL_ERRORS, Becomes, BusRef, CONDITION_FAILED, Catch, Condition, Doc, Machine, Pattern,
-    QueueRef, Retry, Rule, Stack, State, StateKind, TableRef, Target, TargetRef, TargetRetry, Task,
-    Template, Transact, Workflow, WorkflowRef,
+    ALL_ERRORS, Becomes, BusRef, Catch, Condition, Doc, Machine, Pattern, QueueRef, Retry, Rule,
+    Stack, State, StateKind, TableRef, Target, TargetRef, TargetRetry, Task, Template, Transact,
+    Workflow, WorkflowRef,
 };
 
 use crate::domain::{CDC_EVENT, CUSTOMER, PROJECT_SOURCE, inventory_status};
@@ -87,7 +87,7 @@ fn enqueue_payment(queue: QueueRef) -> Machine {
 fn branch(name: &str, task: Task) -> Machine {
     let failed = format!("{name}Failed");
     let retry = Retry {
-        errors: vec![CONDITION_FAILED.into(), ALL_ERRORS.into()],
+        errors: vec![ALL_ERRORS.into()],
         interval_ms: 1_000,
         backoff: 2,
         interval_max_ms: 60_000,

@@ -12,6 +12,22 @@ use crate::domain::{
     fulfillment_status, inventory_status, payment_status,
 };
 
+/// Business events this function can publish.
+pub const BUSINESS_EVENTS: [&str; 12] = [
+    "order.received",
+    "stock.reserved",
+    "order.backordered",
+    "payment.succeeded",
+    "payment.declined",
+    "payment.unknown",
+    "payment.deadLettered",
+    "order.ready",
+    "order.shipped",
+    "stock.received",
+    "stock.low",
+    "stock.out",
+];
+
 /// Makes the article's change event of every record, and the business events beside it.
 pub fn cdc_enrichment(records: &[StreamRecord<'_>]) -> Vec<PutEvent> {
     let mut events = Vec::with_capacity(records.len() * 2);

@@ -12,22 +12,40 @@ pub mod payments;
 
 use wims_runtime::{Function, Functions};
 use wims_stack::FunctionRef;
+use wims_stack::check::FunctionKind;
 
 /// All functions, by the names constructs refer to.
+const ALL: [(&str, Function); 12] = [
+    ("create-order", Function::Route(orders::create_order)),
+    ("ship-order", Function::Route(orders::ship_order)),
+    ("put-item", Function::Route(inventory::put_item)),
+    ("receive-stock", Function::Route(inventory::receive_stock)),
+    ("seed-inventory", Function::Route(inventory::seed_inventory)),
+    ("cdc-enrichment", Function::Enrich(cdc_enrichment::cdc_enrichment)),
+    ("reserve-stock", Function::Transact(inventory::reserve_stock)),
+    ("mark-ready", Function::Transact(fulfillment::mark_ready)),
+    ("prepare-payment", Function::Prepare(payments::prepare_payment)),
+    ("payment-outcome", Function::Outcome(payments::payment_outcome)),
+    ("mail-stock-low", Function::Mail(mails::stock_low)),
+    ("mail-alerts", Function::Mail(mails::alerts)),
+];
+
+/// All functions, for a runtime.
 pub fn all() -> Functions {
-    Functions::default()
-        .with("create-order", Function::Route(orders::create_order))
-        .with("ship-order", Function::Route(orders::ship_order))
-        .with("put-item", Function::Route(inventory::put_item))
-        .with("receive-stock", Function::Route(inventory::receive_stock))
-        .with("seed-inventory", Function::Route(inventory::seed_inventory))
-        .with("cdc-enrichment", Function::Enrich(cdc_enrichment::cdc_enrichment))
-        .with("reserve-stock", Function::Transact(inventory::reserve_stock))
-        .with("mark-ready", Function::Transact(fulfillment::mark_ready))
-        .with("prepare-payment", Function::Prepare(payments::prepare_payment))
-        .with("payment-outcome", Function::Outcome(payments::payment_outcome))
-        .with("mail-stock-low", Function::Mail(mails::stock_low))
-        .with("mail-alerts", Function::Mail(mails::alerts))
+    ALL.iter().fold(Functions::default(), |all, (name, function)| all.with(name, *function))
+}
+
+/// Names and kinds of all functions, for the checker.
+pub fn kinds() -> Vec<(FunctionKind, String)> {
+    let kind = |function: &Function| match function {
+        Function::Enrich(_) => FunctionKind::Enrichment,
+        Function::Route(_) => FunctionKind::Route,
+        Function::Transact(_) => FunctionKind::Transact,
+        Function::Prepare(_) => FunctionKind::Prepare,
+        Function::Outcome(_) => FunctionKind::Outcome,
+        Function::Mail(_) => FunctionKind::Mail,
+    };
+    ALL.iter().map(|(name, function)| (kind(function), (*name).to_owned())).collect()
 }
 
 /// A reference to one of them.

@@ -6,6 +6,7 @@ use axum::extract::{Path, Query as QueryString, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use wims_runtime::histogram::Histogram;
 use wims_runtime::io::{Answer, MessageRow, Query, QueueRow, Status};
 use wims_stack::Doc;
 
@@ -200,5 +201,31 @@ fn exposition(status: &Status) -> String {
     gauge("wims_executions_waiting", "Executions that wait.", &one(status.executions as u64));
     gauge("wims_closed_waiting", "Closed, not in history.", &one(status.closed_waiting as u64));
     gauge("wims_memory_bytes", "Estimated memory by kind.", &by("kind", &status.memory));
+    let timings = &status.timings;
+    histogram(
+        &mut text,
+        "wims_commit_seconds",
+        "A frame's way to the disk.",
+        &timings.commit_us,
+        1e6,
+    );
+    histogram(
+        &mut text,
+        "wims_settle_seconds",
+        "From a request's step until it and what followed at once was durable.",
+        &timings.settle_us,
+        1e6,
+    );
+    histogram(&mut text, "wims_group_records", "Records of a frame.", &timings.group_records, 1.0);
     text
+}
+
+fn histogram(text: &mut String, name: &str, help: &str, histogram: &Histogram, unit: f64) {
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} histogram");
+    for (bound, count) in histogram.cumulative() {
+        let bound = bound.map_or("+Inf".to_owned(), |bound| (bound as f64 / unit).to_string());
+        let _ = writeln!(text, "{name}_bucket{{le=\"{bound}\"}} {count}");
+    }
+    let sum = histogram.sum() as f64 / unit;
+    let _ = writeln!(text, "{name}_sum {sum}\n{name}_count {}", histogram.count());
 }

@@ -1,0 +1,70 @@
+//! `wims bench`: measures, prints ratios, reconciles. Never a test: no figure here is asserted.
+
+pub mod child;
+pub mod generator;
+pub mod load;
+pub mod noop;
+
+use std::net::SocketAddr;
+
+use clap::{Args, Subcommand};
+
+use crate::cli::{EXIT_UNAVAILABLE, Failure};
+
+/// What can be measured.
+#[derive(Subcommand)]
+pub enum BenchCommand {
+    /// Orders a second until settled, against a bare no-op server, alternating
+    Load(load::LoadArgs),
+    /// The no-op server alone
+    #[command(hide = true)]
+    Noop(NoopArgs),
+}
+
+/// What the no-op server takes.
+#[derive(Args)]
+pub struct NoopArgs {
+    /// Where it listens
+    #[arg(long, default_value = "127.0.0.1:0")]
+    listen: SocketAddr,
+}
+
+/// Why a measurement could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum BenchError {
+    /// A server could not be started or asked.
+    #[error("failed to start or ask a server: {0}")]
+    Child(#[source] std::io::Error),
+    /// A server printed no URL.
+    #[error("a server ended before it printed its URL; what it said stands above")]
+    NoUrl,
+    /// The generator could not do its work.
+    #[error("failed to {0}")]
+    Load(#[from] generator::LoadError),
+    /// The books do not balance.
+    #[error("the run does not reconcile: {0}")]
+    Reconcile(String),
+}
+
+impl From<BenchError> for Failure {
+    fn from(error: BenchError) -> Failure {
+        let code = match error {
+            BenchError::Reconcile(_) => 1,
+            BenchError::Child(_) | BenchError::NoUrl | BenchError::Load(_) => EXIT_UNAVAILABLE,
+        };
+        Failure::new(code, error)
+    }
+}
+
+/// Measures.
+///
+/// # Errors
+/// When a server does not start or a run does not reconcile.
+pub fn run(command: &BenchCommand) -> Result<(), Failure> {
+    match command {
+        BenchCommand::Load(args) => load::run(args),
+        BenchCommand::Noop(args) => {
+            noop::run(args.listen).map_err(|error| Failure::new(EXIT_UNAVAILABLE, error))
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! The client: subcommands that ask a running server over HTTP, and show what it says.
+//!
+//! Promise: nothing here knows more than the HTTP API tells; `--json` prints the server's JSON as
+//! it is; a refusal is told in the server's own words, and a server that is not there is told
+//! apart from one that says no.
+//! Deliberately absent: retries (an order must not be placed twice because an answer got lost),
+//! proxies (the server is on this machine or near it), and any reading of the data directory.
+
+mod event;
+mod inventory;
+mod log;
+mod order;
+mod queue;
+mod table;
+
+use std::error::Error;
+use std::io::{self, Write};
+use std::time::Duration;
+
+use clap::Args;
+use reqwest::{Method, StatusCode, Url};
+use serde_json::Value;
+
+use crate::cli::{EXIT_REFUSED, EXIT_UNAVAILABLE, Failure, block_on};
+
+pub use inventory::InventoryCommand;
+pub use log::LogCommand;
+pub use order::OrderCommand;
+pub use queue::QueueCommand;
+
+/// Longer than any answer of a server that is well.
+const ANSWER_WAIT_MAX: Duration = Duration::from_secs(30);
+/// Rows of a page, at most: the API's own bound.
+const PAGE_ROWS_MAX: u32 = 500;
+/// So much of an answer that is no problem document is shown.
+const DETAIL_CHARS_MAX: usize = 200;
+
+/// What is asked of a server.
+pub enum ClientCommand {
+    /// `wims order`
+    Order(OrderCommand),
+    /// `wims inventory`
+    Inventory(InventoryCommand),
+    /// `wims queue`
+    Queue(QueueCommand),
+    /// `wims log`
+    Log(LogCommand),
+}
+
+/// Asks, and shows the answer.
+///
+/// # Errors
+/// When the server is not reachable, refuses or finds nothing.
+pub fn run(command: ClientCommand) -> Result<(), Failure> {
+    block_on(async {
+        match command {
+            ClientCommand::Order(command) => order::run(command).await,
+            ClientCommand::Inventory(command) => inventory::run(command).await,
+            ClientCommand::Queue(command) => queue::run(command).await,
+            ClientCommand::Log(command) => log::run(command).await,
+        }
+    })?
+}
+
+/// Which server is asked, and how its answer is shown.
+#[derive(Args, Debug)]
+pub struct ServerArgs {
+    /// The server, as `wims serve` prints it
+    #[arg(long, env = "WIMS_URL", default_value = "http://127.0.0.1:8080", value_parser = base_url)]
+    url: Url,
+    /// Print the server's JSON instead of text for people
+    #[arg(long)]
+    json: bool,
+}
+
+fn base_url(text: &str) -> Result<Url, String> {
+    let url = Url::parse(text).map_err(|error| error.to_string())?;
+    if ["http", "https"].contains(&url.scheme()) && url.has_host() {
+        Ok(url)
+    } else {
+        Err("a server's address looks like http://127.0.0.1:8080".to_owned())
+    }
+}
+
+/// A name that becomes one segment of a path.
+fn path_segment(text: &str) -> Result<String, String> {
+    if ["", ".", ".."].contains(&text) {
+        Err("this is not a name".to_owned())
+    } else {
+        Ok(text.to_owned())
+    }
+}
+
+/// A connection to the server.
+struct Server {
+    url: Url,
+    client: reqwest::Client,
+}
+
+/// An answer with a status of 200 to 299.
+struct Reply {
+    status: StatusCode,
+    text: String,
+    json: Value,
+}
+
+impl Server {
+    fn at(args: &ServerArgs) -> Result<Server, Failure> {
+        let client = reqwest::Client::builder().no_proxy().timeout(ANSWER_WAIT_MAX).build();
+        let client = client.map_err(|error| Failure::new(EXIT_UNAVAILABLE, with_causes(&error)))?;
+        Ok(Server { url: args.url.clone(), client })
+    }
+
+    async fn get(&self, path: &[&str], query: &[(&str, String)]) -> Result<Reply, Failure> {
+        self.ask(Method::GET, path, query, None).await
+    }
+
+    async fn post(&self, path: &[&str], body: &Value) -> Result<Reply, Failure> {
+        self.ask(Method::POST, path, &[], Some(body)).await
+    }
+
+    async fn put(&self, path: &[&str], body: &Value) -> Result<Reply, Failure> {
+        self.ask(Method::PUT, path, &[], Some(body)).await
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        path: &[&str],
+        query: &[(&str, String)],
+        body: Option<&Value>,
+    ) -> Result<Reply, Failure> {
+        let mut request = self.client.request(method, self.url_of(path)).query(query);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let response = request.send().await.map_err(|error| self.unanswered(&error))?;
+        let status = response.status();
+        let text = response.text().await.map_err(|error| self.unanswered(&error))?;
+        if status.is_success() { self.reply(status, text) } else { Err(refused(status, &text)) }
+    }
+
+    fn url_of(&self, path: &[&str]) -> Url {
+        let mut url = self.url.clone();
+        let segments = url.path_segments_mut();
+        segments.expect("an http URL has a path").pop_if_empty().extend(path);
+        url
+    }
+
+    fn reply(&self, status: StatusCode, text: String) -> Result<Reply, Failure> {
+        match serde_json::from_str(&text) {
+            Ok(json) => Ok(Reply { status, text, json }),
+            Err(_) => {
+                let message = format!("what answers at {} is no wims server", self.shown_url());
+                Err(Failure::new(EXIT_UNAVAILABLE, message))
+            }
+        }
+    }
+
+    fn unanswered(&self, error: &reqwest::Error) -> Failure {
+        let url = self.shown_url();
+        let message = if error.is_connect() {
+            format!("cannot reach {url}: is wims serve running? Choose another address with --url")
+        } else if error.is_timeout() {
+            format!("{url} did not answer within {} seconds", ANSWER_WAIT_MAX.as_secs())
+        } else {
+            format!("{url} gave no answer: {}", with_causes(error))
+        };
+        Failure::new(EXIT_UNAVAILABLE, message)
+    }
+
+    fn shown_url(&self) -> &str {
+        self.url.as_str().trim_end_matches('/')
+    }
+}
+
+/// The server's own words of a refusal.
+fn refused(status: StatusCode, text: &str) -> Failure {
+    let problem: Value = serde_json::from_str(text).unwrap_or(Value::Null);
+    let message = match problem["detail"].as_str() {
+        Some(detail) if !detail.is_empty() => table::printable(detail),
+        _ => format!("the server answered {status} {}", table::shortened(text, DETAIL_CHARS_MAX)),
+    };
+    Failure::new(EXIT_REFUSED, message.trim_end())
+}
+
+/// An error and what caused it, in one line.
+fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+/// Prints text as it is.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(()),
+        // Whoever reads has seen enough, as `head` has.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+        Err(error) => Err(Failure::new(EXIT_REFUSED, format!("cannot print: {error}"))),
+    }
+}
+
+/// Prints a line.
+fn print_line(text: &str) -> Result<(), Failure> {
+    print(&format!("{text}\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server(url: &str) -> Server {
+        let url = base_url(url).expect("an address");
+        Server::at(&ServerArgs { url, json: false }).expect("a client")
+    }
+
+    #[test]
+    fn names_are_escaped_into_one_segment_of_the_path() {
+        let url = |base: &str, path: &[&str]| server(base).url_of(path).to_string();
+        assert_eq!(url("http://h:1", &["orders", "a"]), "http://h:1/orders/a");
+        assert_eq!(url("http://h:1/", &["orders", "a/../b?c"]), "http://h:1/orders/a%2F..%2Fb%3Fc");
+        assert_eq!(url("http://h/wims/", &["queues"]), "http://h/wims/queues");
+        for wrong in ["", ".", ".."] {
+            assert!(path_segment(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_http_or_https() {
+        for wrong in ["", "localhost:8080", "ftp://h", "data:x", "/orders"] {
+            assert!(base_url(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(server("http://127.0.0.1:8080").shown_url(), "http://127.0.0.1:8080");
+    }
+
+    #[test]
+    fn a_refusal_is_told_in_the_servers_words() {
+        let told = |text| refused(StatusCode::NOT_FOUND, text).message;
+        assert_eq!(told(r#"{"detail":"there is no order x"}"#), "there is no order x");
+        assert_eq!(told("gone"), "the server answered 404 Not Found gone");
+        assert_eq!(told(""), "the server answered 404 Not Found");
+        assert_eq!(refused(StatusCode::CONFLICT, "{}").code, EXIT_REFUSED);
+    }
+
+    #[test]
+    fn a_server_that_is_not_there_is_told_with_the_flag_that_chooses_another() {
+        // Nobody listens on port 1; the system refuses at once.
+        let server = server("http://127.0.0.1:1");
+        let failure = block_on(server.get(&["queues"], &[])).expect("a runtime").err();
+        let failure = failure.expect("nobody answers");
+        assert_eq!(failure.code, EXIT_UNAVAILABLE);
+        assert_eq!(
+            failure.message,
+            "cannot reach http://127.0.0.1:1: is wims serve running? Choose another address with \
+             --url"
+        );
+    }
+}

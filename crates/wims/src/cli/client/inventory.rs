@@ -1,0 +1,229 @@
+//! `wims inventory`: look at, describe and receive stock.
+//!
+//! Promise: without a sku the article's item is meant, as in its `GET /inventory`. It deliberately
+//! checks of a sku only its form, which the path needs.
+
+use clap::{Args, Subcommand};
+use reqwest::StatusCode;
+use serde_json::{Map, Value, json};
+
+use crate::cli::Failure;
+use crate::cli::client::table::{Align, Table, cell, fields, money};
+use crate::cli::client::{Server, ServerArgs, path_segment, print, print_line};
+use crate::domain;
+
+/// What can be done with stock.
+#[derive(Subcommand)]
+pub enum InventoryCommand {
+    /// Show an item's stock
+    #[command(after_help = "Examples:\n  wims inventory get\n  wims inventory get MACGUFFIN/LX")]
+    Get(GetArgs),
+    /// List all items by sku
+    #[command(after_help = "Example:\n  wims inventory list")]
+    List(ListArgs),
+    /// Create an item, or change what describes it; its stock stays as it is
+    #[command(after_help = "Example:\n  wims inventory put MACGUFFIN/XL --name 'MacGuffin XL' \
+        --price 4900 --reorder-point 50\n\nA new item has no stock: see `wims inventory receive`.")]
+    Put(PutArgs),
+    /// Add units that have arrived
+    #[command(after_help = "Example:\n  wims inventory receive MACGUFFIN/LX 500 --reason \
+        'delivery 4711'")]
+    Receive(ReceiveArgs),
+}
+
+/// A sku on the command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Sku {
+    product: String,
+    model: String,
+}
+
+fn sku(text: &str) -> Result<Sku, String> {
+    let parts = domain::Sku::parse(text)
+        .and_then(|sku| Some((path_segment(sku.product).ok()?, path_segment(sku.model).ok()?)));
+    let (product, model) = parts.ok_or(
+        "a sku is PRODUCT/MODEL, each of capitals, digits, dots, dashes and underscores, e.g. \
+         MACGUFFIN/LX",
+    )?;
+    Ok(Sku { product, model })
+}
+
+/// What `inventory get` takes.
+#[derive(Args)]
+pub struct GetArgs {
+    /// The item, PRODUCT/MODEL [default: the article's item]
+    #[arg(value_parser = sku)]
+    sku: Option<Sku>,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+/// What `inventory list` takes.
+#[derive(Args)]
+pub struct ListArgs {
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+/// What `inventory put` takes.
+#[derive(Args)]
+pub struct PutArgs {
+    /// The item, PRODUCT/MODEL
+    #[arg(value_parser = sku)]
+    sku: Sku,
+    /// What people call it
+    #[arg(long)]
+    name: String,
+    /// Its price in minor units: 2500 is 25.00 USD
+    #[arg(long, value_name = "MINOR")]
+    price: Option<i64>,
+    /// Its price's currency, three capitals
+    #[arg(long)]
+    currency: Option<String>,
+    /// The team is told when no more than this is left
+    #[arg(long, value_name = "N")]
+    reorder_point: Option<i64>,
+    /// Units one order may have, so that none blocks the shop
+    #[arg(long, value_name = "N")]
+    order_quantity_max: Option<i64>,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+/// What `inventory receive` takes.
+#[derive(Args)]
+pub struct ReceiveArgs {
+    /// The item, PRODUCT/MODEL
+    #[arg(value_parser = sku)]
+    sku: Sku,
+    /// How many units arrived
+    quantity: i64,
+    /// Why, for those who read about it later
+    #[arg(long)]
+    reason: Option<String>,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+/// Carries out a command.
+pub async fn run(command: InventoryCommand) -> Result<(), Failure> {
+    match command {
+        InventoryCommand::Get(args) => get(args).await,
+        InventoryCommand::List(args) => list(args).await,
+        InventoryCommand::Put(args) => put(args).await,
+        InventoryCommand::Receive(args) => receive(args).await,
+    }
+}
+
+async fn get(args: GetArgs) -> Result<(), Failure> {
+    let path = match &args.sku {
+        None => vec!["inventory"],
+        Some(sku) => vec!["inventory", &sku.product, &sku.model],
+    };
+    let reply = Server::at(&args.server)?.get(&path, &[]).await?;
+    if args.server.json { print_line(&reply.text) } else { print(&fields(&reply.json)) }
+}
+
+async fn list(args: ListArgs) -> Result<(), Failure> {
+    let reply = Server::at(&args.server)?.get(&["inventory", "items"], &[]).await?;
+    if args.server.json {
+        return print_line(&reply.text);
+    }
+    let mut table = items_table();
+    let items = reply.json["items"].as_array().into_iter().flatten();
+    items.for_each(|item| table.row(item_row(item)));
+    print(&table.take_text())
+}
+
+async fn put(args: PutArgs) -> Result<(), Failure> {
+    let path = ["inventory", &args.sku.product, &args.sku.model];
+    let reply = Server::at(&args.server)?.put(&path, &put_body(&args)).await?;
+    if args.server.json {
+        return print_line(&reply.text);
+    }
+    let done = if reply.status == StatusCode::CREATED { "created" } else { "updated" };
+    print(&format!("{done}\n{}", fields(&reply.json)))
+}
+
+fn put_body(args: &PutArgs) -> Value {
+    let mut body = Map::new();
+    body.insert("productName".into(), args.name.as_str().into());
+    let optional = [
+        ("unitPrice", args.price.map(Value::from)),
+        ("currency", args.currency.clone().map(Value::from)),
+        ("reorderPoint", args.reorder_point.map(Value::from)),
+        ("orderQuantityMax", args.order_quantity_max.map(Value::from)),
+    ];
+    body.extend(optional.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))));
+    Value::Object(body)
+}
+
+async fn receive(args: ReceiveArgs) -> Result<(), Failure> {
+    let path = ["inventory", &args.sku.product, &args.sku.model, "receipts"];
+    let mut body = json!({"quantity": args.quantity});
+    if let Some(reason) = &args.reason {
+        body["reason"] = reason.as_str().into();
+    }
+    let reply = Server::at(&args.server)?.post(&path, &body).await?;
+    if args.server.json {
+        return print_line(&reply.text);
+    }
+    let told = |name| cell(&reply.json[name]);
+    print_line(&format!(
+        "received {}: {} has {} on hand, {} of them reserved",
+        args.quantity,
+        told("sku"),
+        told("onHand"),
+        told("reserved")
+    ))
+}
+
+fn items_table() -> Table {
+    Table::new(&[
+        ("SKU", Align::Left),
+        ("NAME", Align::Left),
+        ("QUANTITY", Align::Right),
+        ("RESERVED", Align::Right),
+        ("ON HAND", Align::Right),
+        ("BACKORDERED", Align::Right),
+        ("REORDER POINT", Align::Right),
+        ("PRICE", Align::Right),
+    ])
+}
+
+fn item_row(item: &Value) -> Vec<String> {
+    let shown = ["sku", "productName", "quantity", "reserved", "onHand", "backordered"];
+    let mut row: Vec<_> = shown.iter().map(|name| cell(&item[*name])).collect();
+    row.push(cell(&item["reorderPoint"]));
+    let currency = item["currency"].as_str().unwrap_or("");
+    row.push(money(item["unitPrice"].as_i64().unwrap_or(0), currency));
+    row
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sku_has_two_parts_that_fit_a_path() {
+        let known = Sku { product: "MACGUFFIN".into(), model: "LX".into() };
+        assert_eq!(sku("MACGUFFIN/LX"), Ok(known));
+        for wrong in ["MACGUFFIN", "macguffin/lx", "../LX", "A/..", "A/B/C"] {
+            assert!(sku(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_item_is_a_row_with_its_price() {
+        let item = json!({
+            "sku": "MACGUFFIN/LX", "productName": "MacGuffin", "quantity": 7, "reserved": 3,
+            "onHand": 10, "backordered": 0, "reorderPoint": 100, "unitPrice": 2_500,
+            "currency": "USD"
+        });
+        let cells = ["MACGUFFIN/LX", "MacGuffin", "7", "3", "10", "0", "100", "25.00 USD"];
+        assert_eq!(item_row(&item), cells);
+        let mut table = items_table();
+        table.row(item_row(&item));
+        assert_eq!(table.take_text().lines().count(), 2);
+    }
+}

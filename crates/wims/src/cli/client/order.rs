@@ -1,0 +1,215 @@
+//! `wims order`: place, look at and ship orders.
+//!
+//! Promise: an order is placed once a call, never again on its own. It deliberately checks nothing
+//! the server checks: its refusals say what is wrong.
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use crate::cli::Failure;
+use crate::cli::client::table::{Align, Table, cell, fields, money};
+use crate::cli::client::{PAGE_ROWS_MAX, Server, ServerArgs, path_segment, print, print_line};
+
+/// What can be done with orders.
+#[derive(Subcommand)]
+pub enum OrderCommand {
+    /// Place an order
+    #[command(after_help = "Example:\n  wims order create --customer 349 --quantity 7\n\n\
+        The order is on disk when this returns. Stock and payment follow on their own: see \
+        `wims order get`.")]
+    Create(CreateArgs),
+    /// Show an order, and what it waits for
+    #[command(after_help = "Example:\n  wims order get 01890a5d-ac96-774b-bcce-b302099a8057")]
+    Get(GetArgs),
+    /// List orders, newest first
+    #[command(after_help = "Examples:\n  wims order list --status ON_HOLD\n  wims order list \
+        --customer 349 --all --json | wc -l\n\nStatuses: PENDING, BACKORDERED, ON_HOLD, READY, \
+        SHIPPED.")]
+    List(ListArgs),
+    /// Tell that a READY order has left the warehouse
+    #[command(after_help = "Example:\n  wims order ship 01890a5d-ac96-774b-bcce-b302099a8057\n\n\
+        Repeating it changes nothing.")]
+    Ship(ShipArgs),
+}
+
+/// What `order create` takes.
+#[derive(Args)]
+pub struct CreateArgs {
+    /// The customer's id, 1 to 128 characters
+    #[arg(long, value_name = "ID")]
+    customer: String,
+    /// Units of the default item
+    #[arg(long, value_name = "N")]
+    quantity: i64,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+/// What `order get` takes.
+#[derive(Args)]
+pub struct GetArgs {
+    /// The order's id
+    #[arg(value_parser = path_segment)]
+    id: String,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+/// What `order list` takes.
+#[derive(Args)]
+pub struct ListArgs {
+    /// Only orders of this status
+    #[arg(long)]
+    status: Option<String>,
+    /// Only orders of this customer
+    #[arg(long, value_name = "ID")]
+    customer: Option<String>,
+    /// Orders at most; with --all, orders a request [default: 50; with --all 500]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=500))]
+    limit: Option<u32>,
+    /// All of them, page after page; with --json a line of JSON each
+    #[arg(long)]
+    all: bool,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+/// What `order ship` takes.
+#[derive(Args)]
+pub struct ShipArgs {
+    /// The order's id
+    #[arg(value_parser = path_segment)]
+    id: String,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+/// Carries out a command.
+pub async fn run(command: OrderCommand) -> Result<(), Failure> {
+    match command {
+        OrderCommand::Create(args) => create(args).await,
+        OrderCommand::Get(args) => get(args).await,
+        OrderCommand::List(args) => list(args).await,
+        OrderCommand::Ship(args) => ship(args).await,
+    }
+}
+
+async fn create(args: CreateArgs) -> Result<(), Failure> {
+    let order = json!({"customerId": args.customer, "quantity": args.quantity});
+    let reply = Server::at(&args.server)?.post(&["orders"], &order).await?;
+    if args.server.json {
+        return print_line(&reply.text);
+    }
+    let told = |name| cell(&reply.json[name]);
+    print_line(&format!("{} {} is {}", told("message"), told("orderId"), told("status")))
+}
+
+async fn get(args: GetArgs) -> Result<(), Failure> {
+    let reply = Server::at(&args.server)?.get(&["orders", &args.id], &[]).await?;
+    if args.server.json { print_line(&reply.text) } else { print(&fields(&reply.json)) }
+}
+
+async fn ship(args: ShipArgs) -> Result<(), Failure> {
+    let path = ["orders", &args.id, "ship"];
+    let reply = Server::at(&args.server)?.post(&path, &json!({})).await?;
+    if args.server.json {
+        return print_line(&reply.text);
+    }
+    print_line(&format!("{} is {}", cell(&reply.json["orderId"]), cell(&reply.json["status"])))
+}
+
+async fn list(args: ListArgs) -> Result<(), Failure> {
+    let server = Server::at(&args.server)?;
+    let mut table = orders_table();
+    let mut cursor = None;
+    loop {
+        let reply = server.get(&["orders"], &query(&args, cursor.as_ref())).await?;
+        let next = reply.json["next"].as_str().map(str::to_owned);
+        let orders = reply.json["items"].as_array().map_or(&[][..], Vec::as_slice);
+        match (args.server.json, args.all) {
+            (true, false) => print_line(&reply.text)?,
+            (true, true) => print(&json_lines(orders))?,
+            (false, _) => {
+                orders.iter().for_each(|order| table.row(order_row(order)));
+                print(&table.take_text())?;
+            }
+        }
+        if next.is_none() || !args.all {
+            tell_of_more(next.is_some());
+            return Ok(());
+        }
+        cursor = next;
+    }
+}
+
+fn query(args: &ListArgs, cursor: Option<&String>) -> Vec<(&'static str, String)> {
+    let limit = args.limit.or(args.all.then_some(PAGE_ROWS_MAX));
+    let parts = [
+        ("status", args.status.clone()),
+        ("customerId", args.customer.clone()),
+        ("limit", limit.map(|limit| limit.to_string())),
+        ("cursor", cursor.cloned()),
+    ];
+    parts.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+}
+
+fn json_lines(items: &[Value]) -> String {
+    items.iter().map(|item| format!("{item}\n")).collect()
+}
+
+fn tell_of_more(has_more: bool) {
+    if has_more {
+        eprintln!("there may be more: --all lists all, --limit up to {PAGE_ROWS_MAX}");
+    }
+}
+
+fn orders_table() -> Table {
+    Table::new(&[
+        ("ORDER", Align::Left),
+        ("CUSTOMER", Align::Left),
+        ("STATUS", Align::Left),
+        ("UNITS", Align::Right),
+        ("AMOUNT", Align::Right),
+        ("CREATED", Align::Left),
+        ("WAITS FOR", Align::Left),
+    ])
+}
+
+fn order_row(order: &Value) -> Vec<String> {
+    let currency = order["currency"].as_str().unwrap_or("");
+    vec![
+        cell(&order["orderId"]),
+        cell(&order["customerId"]),
+        cell(&order["status"]),
+        units(order).to_string(),
+        money(order["amount"].as_i64().unwrap_or(0), currency),
+        cell(&order["createdAt"]),
+        cell(&order["waitsFor"]),
+    ]
+}
+
+/// Units over all lines.
+fn units(order: &Value) -> i64 {
+    let lines = order["lines"].as_array().into_iter().flatten();
+    lines.filter_map(|line| line["quantity"].as_i64()).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_is_a_row_with_what_it_waits_for() {
+        let order = json!({
+            "orderId": "a", "customerId": "349", "status": "READY", "amount": 17_500,
+            "currency": "USD", "lines": [{"sku": "MACGUFFIN/LX", "quantity": 7}],
+            "createdAt": "2026-01-02T03:04:05.006Z", "waitsFor": "a person to ship it"
+        });
+        let mut table = orders_table();
+        table.row(order_row(&order));
+        let text = table.take_text();
+        let row = "a      349       READY       7  175.00 USD  2026-01-02T03:04:05.006Z  a person \
+            to ship it";
+        assert_eq!(text.lines().nth(1), Some(row), "{text}");
+    }
+}

@@ -1,0 +1,181 @@
+//! `wims queue`: look at queues, and send dead letters back.
+//!
+//! Promise: a look receives nothing: it hides no message and uses none of its receives. It
+//! deliberately cannot delete a message.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use crate::cli::Failure;
+use crate::cli::client::table::{Align, Table, cell, shortened};
+use crate::cli::client::{Server, ServerArgs, path_segment, print, print_line};
+
+/// So much of a message's body fits a row.
+const BODY_CHARS_MAX: usize = 100;
+
+/// What can be done with queues.
+#[derive(Subcommand)]
+pub enum QueueCommand {
+    /// List the queues and how much waits in each
+    #[command(after_help = "Example:\n  wims queue list\n\nMESSAGES are those that could be \
+        received now; those IN FLIGHT are being worked on; those DELAYED come back later.")]
+    List(ListArgs),
+    /// Look at messages of a queue, without receiving them
+    #[command(after_help = "Example:\n  wims queue peek payments-dlq --limit 10")]
+    Peek(PeekArgs),
+    /// Send dead letters back to the queue they came from
+    #[command(after_help = "Examples:\n  wims queue redrive payments-dlq --dry-run\n  wims queue \
+        redrive payments-dlq --limit 100\n\nA payment is charged under the same key again, so \
+        nobody pays twice.")]
+    Redrive(RedriveArgs),
+}
+
+/// What `queue list` takes.
+#[derive(Args)]
+pub struct ListArgs {
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+/// What `queue peek` takes.
+#[derive(Args)]
+pub struct PeekArgs {
+    /// The queue's name
+    #[arg(value_parser = path_segment)]
+    name: String,
+    /// Messages at most [default: 50]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=500))]
+    limit: Option<u32>,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+/// What `queue redrive` takes.
+#[derive(Args)]
+pub struct RedriveArgs {
+    /// The dead-letter queue's name
+    #[arg(value_parser = path_segment)]
+    name: String,
+    /// Messages at most [default: 10000]
+    #[arg(long, value_name = "N")]
+    limit: Option<i64>,
+    /// Only tell how many there are
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+/// Carries out a command.
+pub async fn run(command: QueueCommand) -> Result<(), Failure> {
+    match command {
+        QueueCommand::List(args) => list(args).await,
+        QueueCommand::Peek(args) => peek(args).await,
+        QueueCommand::Redrive(args) => redrive(args).await,
+    }
+}
+
+async fn list(args: ListArgs) -> Result<(), Failure> {
+    let reply = Server::at(&args.server)?.get(&["queues"], &[]).await?;
+    if args.server.json {
+        return print_line(&reply.text);
+    }
+    let mut table = Table::new(&[
+        ("QUEUE", Align::Left),
+        ("MESSAGES", Align::Right),
+        ("IN FLIGHT", Align::Right),
+        ("DELAYED", Align::Right),
+        ("OLDEST", Align::Right),
+    ]);
+    let queues = reply.json["items"].as_array().into_iter().flatten();
+    queues.for_each(|queue| table.row(queue_row(queue)));
+    print(&table.take_text())
+}
+
+fn queue_row(queue: &Value) -> Vec<String> {
+    let mut row: Vec<_> = ["name", "messages", "inFlight", "delayed"]
+        .iter()
+        .map(|name| cell(&queue[*name]))
+        .collect();
+    let is_empty =
+        ["messages", "inFlight", "delayed"].iter().all(|name| queue[*name].as_u64() == Some(0));
+    let oldest = queue["oldestAgeSeconds"].as_u64().filter(|_| !is_empty).map(Duration::from_secs);
+    row.push(oldest.map_or("-".into(), |age| humantime::format_duration(age).to_string()));
+    row
+}
+
+async fn peek(args: PeekArgs) -> Result<(), Failure> {
+    let query: Vec<_> = args.limit.map(|limit| ("limit", limit.to_string())).into_iter().collect();
+    let path = ["queues", &args.name, "messages"];
+    let reply = Server::at(&args.server)?.get(&path, &query).await?;
+    if args.server.json {
+        return print_line(&reply.text);
+    }
+    let mut table = Table::new(&[
+        ("MESSAGE", Align::Left),
+        ("SENT", Align::Left),
+        ("RECEIVES", Align::Right),
+        ("ATTEMPTS", Align::Right),
+        ("BODY", Align::Left),
+    ]);
+    let messages = reply.json["items"].as_array().into_iter().flatten();
+    messages.for_each(|message| table.row(message_row(message)));
+    print(&table.take_text())?;
+    if !reply.json["next"].is_null() {
+        eprintln!("there may be more: --limit shows up to 500; --json shows whole bodies");
+    }
+    Ok(())
+}
+
+fn message_row(message: &Value) -> Vec<String> {
+    let shown = ["messageId", "sentAt", "receiveCount", "attempts"];
+    let mut row: Vec<_> = shown.iter().map(|name| cell(&message[*name])).collect();
+    row.push(shortened(&message["body"].to_string(), BODY_CHARS_MAX));
+    row
+}
+
+async fn redrive(args: RedriveArgs) -> Result<(), Failure> {
+    let mut body = json!({"dryRun": args.dry_run});
+    if let Some(limit) = args.limit {
+        body["limit"] = limit.into();
+    }
+    let path = ["queues", &args.name, "redrive"];
+    let reply = Server::at(&args.server)?.post(&path, &body).await?;
+    if args.server.json {
+        return print_line(&reply.text);
+    }
+    let would = if args.dry_run { "would send" } else { "sent" };
+    let moved = cell(&reply.json["moved"]);
+    print_line(&format!("{would} {moved} messages of {} back to their queue", args.name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_queue_has_no_oldest_message() {
+        let queue = |messages: u64| {
+            queue_row(&json!({
+                "name": "payments-queue", "messages": messages, "inFlight": 0, "delayed": 0,
+                "oldestAgeSeconds": 61
+            }))
+        };
+        assert_eq!(queue(2), ["payments-queue", "2", "0", "0", "1m 1s"]);
+        assert_eq!(queue(0), ["payments-queue", "0", "0", "0", "-"]);
+    }
+
+    #[test]
+    fn a_message_is_a_row_with_the_beginning_of_its_body() {
+        let long = "x".repeat(200);
+        let row = message_row(&json!({
+            "messageId": "7", "sentAt": "2026-01-02T03:04:05.006Z", "receiveCount": 3,
+            "attempts": 1, "body": {"orderId": long}
+        }));
+        assert_eq!(row[..4], ["7", "2026-01-02T03:04:05.006Z", "3", "1"]);
+        assert_eq!(row[4].len(), BODY_CHARS_MAX + 3);
+        assert!(row[4].starts_with(r#"{"orderId":"xxx"#), "{}", row[4]);
+    }
+}

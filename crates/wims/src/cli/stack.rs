@@ -1,0 +1,120 @@
+//! `wims graph` and `wims check`: the stack drawn and judged without running it.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use wims_stack::check::{self, FunctionNames, Published, Severity};
+use wims_stack::{Stack, draw};
+
+use crate::cli::{EXIT_CONFIG, Failure};
+use crate::constructs::payments_api::PaymentsPace;
+use crate::domain::{BUSINESS_SOURCE, CDC_EVENT, CUSTOMER, INVENTORY, PROJECT_SOURCE};
+use crate::fns;
+use crate::fns::cdc_enrichment::BUSINESS_EVENTS;
+use crate::stack::{Settings, wims_stack};
+
+/// What `graph` takes.
+#[derive(Args)]
+#[command(after_help = "Examples:\n  wims graph\n  wims graph --format mermaid > stack.mmd\n  \
+    wims graph --format declaration > stack.json && wims serve --stack stack.json")]
+pub struct GraphArgs {
+    /// How it is drawn; `declaration` is the stack itself as data
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+    /// A declaration to draw instead of the built-in stack
+    #[arg(long, env = "WIMS_STACK")]
+    stack: Option<PathBuf>,
+}
+
+/// What `check` takes.
+#[derive(Args)]
+#[command(after_help = "Exits with 78 when it finds an error.")]
+pub struct CheckArgs {
+    /// A declaration to check instead of the built-in stack
+    #[arg(long, env = "WIMS_STACK")]
+    stack: Option<PathBuf>,
+    /// Findings as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Format {
+    Text,
+    Mermaid,
+    Json,
+    Declaration,
+}
+
+/// Draws the stack.
+///
+/// # Errors
+/// When a given declaration cannot be read.
+pub fn graph(args: &GraphArgs) -> Result<(), Failure> {
+    let stack = chosen(args.stack.as_deref())?;
+    println!(
+        "{}",
+        match args.format {
+            Format::Text => draw::text(&stack),
+            Format::Mermaid => draw::mermaid(&stack),
+            Format::Json => draw::json(&stack),
+            Format::Declaration => {
+                serde_json::to_string_pretty(&stack).expect("a stack is plain data")
+            }
+        }
+        .trim_end()
+    );
+    Ok(())
+}
+
+/// Judges the stack.
+///
+/// # Errors
+/// When a given declaration cannot be read, or has errors.
+pub fn check(args: &CheckArgs) -> Result<(), Failure> {
+    let stack = chosen(args.stack.as_deref())?;
+    let findings = check::check(&stack, &function_names());
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&findings).expect("findings are plain data"));
+    } else {
+        findings.iter().for_each(|finding| println!("{finding}"));
+    }
+    let errors = findings.iter().filter(|f| f.severity == Severity::Error).count();
+    if errors == 0 {
+        return Ok(());
+    }
+    Err(Failure::new(EXIT_CONFIG, format!("the stack has {errors} errors")))
+}
+
+fn chosen(path: Option<&Path>) -> Result<Stack, Failure> {
+    let settings =
+        Settings { team_email: "theteam@ourcompany.com".into(), payments: PaymentsPace::default() };
+    path.map_or_else(|| Ok(wims_stack(&settings)), read)
+}
+
+/// Reads a declaration.
+///
+/// # Errors
+/// When it cannot be read or is no stack.
+pub fn read(path: &Path) -> Result<Stack, Failure> {
+    let name = path.display();
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Failure::new(EXIT_CONFIG, format!("cannot read {name}: {error}")))?;
+    serde_json::from_str(&text)
+        .map_err(|error| Failure::new(EXIT_CONFIG, format!("{name} is no stack: {error}")))
+}
+
+/// What the functions of `fns` are, and what they publish.
+pub fn function_names() -> FunctionNames {
+    let names = fns::kinds();
+    let published = |source: &str, detail_type: &str, about: Option<&str>| Published {
+        function: "cdc-enrichment".into(),
+        source: source.into(),
+        detail_type: detail_type.into(),
+        about: about.map(str::to_owned),
+    };
+    let changes =
+        [CUSTOMER, INVENTORY].map(|about| published(PROJECT_SOURCE, CDC_EVENT, Some(about)));
+    let business = BUSINESS_EVENTS.map(|event| published(BUSINESS_SOURCE, event, None));
+    FunctionNames { names, publishes: changes.into_iter().chain(business).collect() }
+}
