@@ -5,9 +5,9 @@
 //! over hash tables: nothing here depends on a hash's order.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 
-use hashbrown::HashTable;
+use hashbrown::{DefaultHashBuilder, HashTable};
 use wims_stack::table::{Index, PARTITION_KEY, SORT_KEY, Table};
 use wims_stack::{Doc, View};
 
@@ -25,7 +25,7 @@ pub struct Item {
 /// The items of one table; see the module.
 pub struct Items {
     table: Table,
-    hasher: RandomState,
+    hasher: DefaultHashBuilder,
     slots: Vec<Option<Item>>,
     free: Vec<u32>,
     by_key: HashTable<u32>,
@@ -42,6 +42,8 @@ struct ItemIndex {
     listed: BTreeMap<(u64, u64), u32>,
     /// How many items have each value, for indexes of few values.
     counts: Vec<(String, usize)>,
+    /// The item being replaced has to be entered again.
+    stale: bool,
 }
 
 /// Indexes with more values than this are not counted by value.
@@ -55,11 +57,12 @@ impl Items {
             unique: HashTable::new(),
             listed: BTreeMap::new(),
             counts: Vec::new(),
+            stale: false,
         });
         Items {
             indexes: indexes.collect(),
             table,
-            hasher: RandomState::new(),
+            hasher: DefaultHashBuilder::default(),
             slots: Vec::new(),
             free: Vec::new(),
             by_key: HashTable::new(),
@@ -115,6 +118,11 @@ impl Items {
         self.closed.range(start..).filter_map(|(seq, slot)| {
             self.slots[*slot as usize].as_ref().filter(|item| item.changed == *seq)
         })
+    }
+
+    /// Whether changes of an item with this partition key are in the stream.
+    pub fn is_streamed(&self, pk: &str) -> bool {
+        !self.table.unstreamed.iter().any(|prefix| pk.starts_with(prefix))
     }
 
     /// How many closed items wait for history.
@@ -221,15 +229,25 @@ impl Items {
     }
 
     fn replace(&mut self, slot: u32, item: Item) {
-        let old = self.slots[slot as usize].as_ref().expect("the slot is taken");
+        let old = self.at(slot).doc.clone();
         self.heap_bytes += item.doc.heap_bytes();
-        self.heap_bytes -= old.doc.heap_bytes();
-        let moved: Vec<bool> = self.indexes.iter().map(|i| i.moves(old, &item)).collect();
-        for (index, _) in self.indexes.iter_mut().zip(&moved).filter(|(_, moved)| **moved) {
-            index.remove(&self.slots, &self.hasher, slot);
+        self.heap_bytes -= old.heap_bytes();
+        let pk = text(&old, PARTITION_KEY);
+        for at in 0..self.indexes.len() {
+            let index = &self.indexes[at];
+            let same =
+                |a: Option<View<'_>>, b: Option<View<'_>>| a.map(View::bytes) == b.map(View::bytes);
+            let name = &index.index.attribute;
+            if !pk.starts_with(&index.index.prefix) || same(old.get(name), item.doc.get(name)) {
+                continue;
+            }
+            self.indexes[at].remove(&self.slots, &self.hasher, slot);
+            // The index is filled again below, when the slot holds the new item.
+            self.indexes[at].stale = true;
         }
         self.slots[slot as usize] = Some(item);
-        for (index, _) in self.indexes.iter_mut().zip(&moved).filter(|(_, moved)| **moved) {
+        for index in self.indexes.iter_mut().filter(|index| index.stale) {
+            index.stale = false;
             index.insert(&self.slots, &self.hasher, slot);
         }
         self.note_closed(slot);
@@ -269,11 +287,7 @@ impl ItemIndex {
         text(&item.doc, PARTITION_KEY).starts_with(&self.index.prefix).then_some(value)
     }
 
-    fn moves(&self, old: &Item, new: &Item) -> bool {
-        self.value(old) != self.value(new)
-    }
-
-    fn insert(&mut self, slots: &[Option<Item>], hasher: &RandomState, slot: u32) {
+    fn insert(&mut self, slots: &[Option<Item>], hasher: &DefaultHashBuilder, slot: u32) {
         let at = |slot: u32| slots[slot as usize].as_ref().expect("indexes point to items");
         let Some(value) = self.value(at(slot)) else { return };
         let hash = hasher.hash_one(value);
@@ -287,7 +301,7 @@ impl ItemIndex {
         }
     }
 
-    fn remove(&mut self, slots: &[Option<Item>], hasher: &RandomState, slot: u32) {
+    fn remove(&mut self, slots: &[Option<Item>], hasher: &DefaultHashBuilder, slot: u32) {
         let item = slots[slot as usize].as_ref().expect("indexes point to items");
         let Some(value) = self.value(item) else { return };
         let hash = hasher.hash_one(value);

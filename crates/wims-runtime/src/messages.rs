@@ -40,7 +40,9 @@ pub struct Messages {
 impl Messages {
     /// Puts a message in place of one with the same id.
     pub fn set(&mut self, id: u64, message: Message, clock_ms: u64) {
-        self.remove(id);
+        if self.all.last_key_value().is_some_and(|(last, _)| *last >= id) {
+            self.remove(id);
+        }
         self.heap_bytes += heap_bytes(&message);
         self.held += usize::from(message.held);
         if message.visible_at_ms > clock_ms {

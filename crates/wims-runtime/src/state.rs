@@ -181,16 +181,10 @@ impl State {
     fn change(&mut self, seq: u64, wall_ms: u64, replay: bool, change: Change) {
         self.set_item(seq, &change, false);
         let Some(image) = change.new.as_ref().or(change.old.as_ref()) else { return };
-        if self.is_streamed(change.table, text(image, PARTITION_KEY)) {
+        if self.table(change.table).is_streamed(text(image, PARTITION_KEY)) {
             let Change { table, old, new, .. } = change;
             self.stream.push_back(StreamChange { seq, wall_ms, replay, table, old, new });
         }
-    }
-
-    fn is_streamed(&self, table: u16, pk: &str) -> bool {
-        let name = self.names[usize::from(table)].as_deref().unwrap_or("");
-        let declared = self.declared.iter().find(|table| name.ends_with(table.name.name()));
-        declared.is_none_or(|table| !table.unstreamed.iter().any(|prefix| pk.starts_with(prefix)))
     }
 
     fn set_item(&mut self, seq: u64, change: &Change, swept: bool) {

@@ -7,7 +7,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use serde::{Deserialize, Serialize};
-use wims_stack::table::{Action, Condition, Write};
+use wims_stack::table::{Action, Condition, Update, Write};
 use wims_stack::{ALL_ERRORS, Becomes, CONDITION_FAILED, Doc, EventView, Node, Retry, Template};
 
 use crate::bus::event_doc;
@@ -239,9 +239,9 @@ impl Engine {
             reads: Reads::of(self.state.table(guarded.table)),
             now_ms: self.now.wall_ms,
         };
-        let mut writes = catch_unwind(AssertUnwindSafe(|| function(&input)))
+        let writes = catch_unwind(AssertUnwindSafe(|| function(&input)))
             .unwrap_or_else(|_| Err(task_error("Lambda.Unknown", "the function panicked")))?;
-        guarded.hold_to(&pk, &sk, &mut writes)?;
+        guarded.hold_to(&pk, &sk, &writes)?;
         self.transact(guarded.table, &writes, run.cause).map_err(|failure| match failure {
             TransactFailure::Condition { .. } => task_error(CONDITION_FAILED, &failure.to_string()),
             TransactFailure::Update(_) | TransactFailure::Shape(_) => {
@@ -261,30 +261,27 @@ struct Guarded<'a> {
 }
 
 impl Guarded<'_> {
-    /// Holds the function to its declaration: one write is the guarded item's, it makes of the
-    /// attribute what is declared, and it carries the guard.
-    fn hold_to(&self, pk: &str, sk: &str, writes: &mut [Write]) -> Result<(), TaskError> {
+    /// Holds the function to its declaration: one write is the guarded item's and makes of the
+    /// attribute what is declared. That the guard holds was seen in this very step.
+    fn hold_to(&self, pk: &str, sk: &str, writes: &[Write]) -> Result<(), TaskError> {
         let broken = |what| Err(task_error("States.Runtime", what));
-        let Some(own) = writes.iter_mut().find(|write| write.pk == pk && write.sk == sk) else {
+        let Some(own) = writes.iter().find(|write| write.pk == pk && write.sk == sk) else {
             return broken("the function does not write the guarded item");
         };
         let Becomes { attribute, values } = self.becomes;
-        let set = match &own.action {
-            Action::Update(updates) => updates.iter().any(|update| match update {
-                wims_stack::Update::Set(name, value) => name == attribute && values.contains(value),
-                wims_stack::Update::Add(..) | wims_stack::Update::Remove(_) => false,
-            }),
-            Action::Put(_) | Action::Delete | Action::Check => false,
+        let becomes = |update: &Update| match update {
+            Update::Set(name, value) => name == attribute && values.contains(value),
+            Update::SetConst(name, text) => {
+                name == attribute && values.iter().any(|value| value.view().as_str() == Some(text))
+            }
+            Update::Add(..) | Update::Remove(_) => false,
         };
-        if !set {
-            return broken("the function does not make of the item what is declared");
+        match &own.action {
+            Action::Update(updates) if updates.iter().any(becomes) => Ok(()),
+            Action::Update(_) | Action::Put(_) | Action::Delete | Action::Check => {
+                broken("the function does not make of the item what is declared")
+            }
         }
-        let guard = self.guard.clone();
-        own.condition = Some(match own.condition.take() {
-            None => guard,
-            Some(condition) => Condition::All(vec![guard, condition]),
-        });
-        Ok(())
     }
 }
 

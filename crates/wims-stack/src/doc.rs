@@ -18,7 +18,13 @@ const INTEGER: u8 = 3;
 const DECIMAL: u8 = 4;
 const STRING: u8 = 5;
 const LIST: u8 = 6;
+/// A map: length, attributes, then a table of where each attribute starts, so that one is
+/// passed over without being read.
 const MAP: u8 = 7;
+/// A map whose attributes take more bytes than the table's offsets can say; it has none.
+const WIDE_MAP: u8 = 8;
+/// The most bytes the attributes of a [`MAP`] take.
+const MAP_BYTES_MAX: usize = u16::MAX as usize;
 
 /// The deepest nesting of lists and maps; a bound for recursion, far above any item of ours.
 pub const DEPTH_MAX: usize = 64;
@@ -84,17 +90,18 @@ pub struct DocError {
 
 thread_local! {
     /// Documents are built here and copied once into their shared buffer.
-    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    static SCRATCH: RefCell<DocWriter> = const { RefCell::new(DocWriter::new()) };
 }
 
 impl Doc {
     /// Builds a document with `write`, which must leave exactly one value in the writer.
     pub fn build(write: impl FnOnce(&mut DocWriter)) -> Doc {
-        let mut writer = DocWriter { bytes: SCRATCH.take() };
+        let mut writer = SCRATCH.take();
         writer.bytes.clear();
+        writer.starts.clear();
         write(&mut writer);
         let doc = Doc::from_slice(&writer.bytes);
-        SCRATCH.set(writer.bytes);
+        SCRATCH.set(writer);
         doc
     }
 
@@ -216,7 +223,7 @@ impl<'a> View<'a> {
             DECIMAL => Kind::Number(read_decimal(body)),
             STRING => Kind::Str(read_str(body)),
             LIST => Kind::List(ListView { rest: &body[4..] }),
-            MAP => Kind::Map(MapView { rest: &body[4..] }),
+            MAP | WIDE_MAP => Kind::Map(MapView::of(self.bytes)),
             tag => unreachable!("documents are checked when they are read, tag {tag}"),
         }
     }
@@ -224,18 +231,25 @@ impl<'a> View<'a> {
     /// The value of an attribute; `None` when missing or when this is no map.
     #[inline]
     pub fn get(self, name: &str) -> Option<View<'a>> {
-        if self.bytes[0] != MAP {
-            return None;
+        match self.bytes[0] {
+            MAP => self.look_through(name.as_bytes()),
+            WIDE_MAP => MapView::of(self.bytes).find(|(key, _)| *key == name).map(|(_, v)| v),
+            _ => None,
         }
-        let mut rest = &self.bytes[5..];
-        while !rest.is_empty() {
-            let key_end = 1 + rest[0] as usize;
-            let key = &rest[1..key_end];
-            let value_len = value_len(&rest[key_end..]);
-            if key == name.as_bytes() {
-                return Some(View { bytes: &rest[key_end..key_end + value_len] });
+    }
+
+    /// Names of another length are passed over without being compared; items are small, so this
+    /// is faster than bisection.
+    #[inline]
+    fn look_through(self, name: &[u8]) -> Option<View<'a>> {
+        let (entries, table) = table_of(self.bytes);
+        for index in 0..table.len() / 2 {
+            let start = offset(table, index);
+            let len = entries[start] as usize;
+            if len == name.len() && entries[start + 1..start + 1 + len] == *name {
+                let end = end_of(entries, table, index);
+                return Some(View { bytes: &entries[start + 1 + len..end] });
             }
-            rest = &rest[key_end + value_len..];
         }
         None
     }
@@ -307,6 +321,13 @@ pub struct MapView<'a> {
     rest: &'a [u8],
 }
 
+impl<'a> MapView<'a> {
+    fn of(map: &'a [u8]) -> MapView<'a> {
+        let rest = if map[0] == MAP { table_of(map).0 } else { &map[5..] };
+        MapView { rest }
+    }
+}
+
 impl<'a> Iterator for MapView<'a> {
     type Item = (&'a str, View<'a>);
 
@@ -321,12 +342,38 @@ impl<'a> Iterator for MapView<'a> {
     }
 }
 
+/// Attributes and offset table of a [`MAP`]; the number of attributes stands at its end.
+#[inline]
+fn table_of(map: &[u8]) -> (&[u8], &[u8]) {
+    let count_at = map.len() - 2;
+    let count = u16::from_le_bytes([map[count_at], map[count_at + 1]]) as usize;
+    let table_at = count_at - 2 * count;
+    (&map[5..table_at], &map[table_at..count_at])
+}
+
+#[inline]
+fn offset(table: &[u8], index: usize) -> usize {
+    u16::from_le_bytes([table[2 * index], table[2 * index + 1]]) as usize
+}
+
+#[inline]
+fn end_of(entries: &[u8], table: &[u8], index: usize) -> usize {
+    if 2 * index + 2 < table.len() { offset(table, index + 1) } else { entries.len() }
+}
+
 /// Appends one value in canonical bytes.
+#[derive(Default)]
 pub struct DocWriter {
     bytes: Vec<u8>,
+    /// Where the attributes of the maps being written start.
+    starts: Vec<usize>,
 }
 
 impl DocWriter {
+    const fn new() -> DocWriter {
+        DocWriter { bytes: Vec::new(), starts: Vec::new() }
+    }
+
     /// JSON null.
     pub fn null(&mut self) {
         self.bytes.push(NULL);
@@ -382,12 +429,27 @@ impl DocWriter {
 
     /// A list; `write` appends its elements.
     pub fn list(&mut self, write: impl FnOnce(&mut DocWriter)) {
-        self.container(LIST, write);
+        let at = self.begin(LIST);
+        write(self);
+        self.end(at);
     }
 
     /// A map; `write` appends attributes with [`DocWriter::entry`] in ascending order of names.
     pub fn map(&mut self, write: impl FnOnce(&mut DocWriter)) {
-        self.container(MAP, write);
+        let (at, outer) = (self.begin(MAP), self.starts.len());
+        write(self);
+        if self.bytes.len() - at - 4 > MAP_BYTES_MAX {
+            self.bytes[at - 1] = WIDE_MAP;
+        } else {
+            for index in outer..self.starts.len() {
+                let start = (self.starts[index] - at - 4) as u16;
+                self.bytes.extend_from_slice(&start.to_le_bytes());
+            }
+            let count = (self.starts.len() - outer) as u16;
+            self.bytes.extend_from_slice(&count.to_le_bytes());
+        }
+        self.starts.truncate(outer);
+        self.end(at);
     }
 
     /// The name of an attribute inside [`DocWriter::map`]; its value must follow.
@@ -395,6 +457,7 @@ impl DocWriter {
     /// # Panics
     /// When the name is longer than [`KEY_BYTES_MAX`].
     pub fn key(&mut self, name: &str) {
+        self.starts.push(self.bytes.len());
         self.bytes.push(u8::try_from(name.len()).expect("attribute names are at most 255 bytes"));
         self.bytes.extend_from_slice(name.as_bytes());
     }
@@ -438,11 +501,14 @@ impl DocWriter {
         }
     }
 
-    fn container(&mut self, tag: u8, write: impl FnOnce(&mut DocWriter)) {
+    /// Begins a list or map; its length is filled in at the end.
+    fn begin(&mut self, tag: u8) -> usize {
         self.bytes.push(tag);
-        let at = self.bytes.len();
         self.bytes.extend_from_slice(&[0; 4]);
-        write(self);
+        self.bytes.len() - 4
+    }
+
+    fn end(&mut self, at: usize) {
         let len = u32::try_from(self.bytes.len() - at - 4).expect("far below 4 GiB");
         self.bytes[at..at + 4].copy_from_slice(&len.to_le_bytes());
     }
@@ -538,12 +604,12 @@ fn check_value(bytes: &[u8], at: usize, depth: usize) -> Result<usize, DocError>
             std::str::from_utf8(text).map_err(|_| err("UTF-8"))?;
             Ok(at + 1 + end)
         }
-        LIST | MAP => check_container(bytes, at, depth, tag == MAP),
+        LIST | MAP | WIDE_MAP => check_container(bytes, at, depth),
         _ => Err(err("a known tag")),
     }
 }
 
-fn check_container(bytes: &[u8], at: usize, depth: usize, map: bool) -> Result<usize, DocError> {
+fn check_container(bytes: &[u8], at: usize, depth: usize) -> Result<usize, DocError> {
     let err = |at, what| DocError { at, what };
     if depth == DEPTH_MAX {
         return Err(err(at, "less nesting"));
@@ -554,21 +620,52 @@ fn check_container(bytes: &[u8], at: usize, depth: usize, map: bool) -> Result<u
     if end > bytes.len() {
         return Err(err(at, "a whole list or map"));
     }
-    let (mut next, mut last): (usize, Option<&[u8]>) = (at + 5, None);
-    while next < end {
-        if map {
-            let key_end = next + 1 + bytes[next] as usize;
-            let key = bytes.get(next + 1..key_end).ok_or_else(|| err(next, "a name"))?;
-            std::str::from_utf8(key).map_err(|_| err(next, "a name in UTF-8"))?;
-            if last.is_some_and(|last| last >= key) {
-                return Err(err(next, "names in ascending order"));
+    match bytes[at] {
+        MAP => check_table(bytes, at, end, depth)?,
+        WIDE_MAP => drop(check_entries(bytes, at + 5, end, depth)?),
+        _ => {
+            let mut next = at + 5;
+            while next < end {
+                next = check_value(&bytes[..end], next, depth + 1)?;
             }
-            last = Some(key);
-            next = key_end;
         }
-        next = check_value(&bytes[..end], next, depth + 1)?;
     }
     Ok(end)
+}
+
+/// Checks the attributes of a map against its table.
+fn check_table(bytes: &[u8], at: usize, end: usize, depth: usize) -> Result<(), DocError> {
+    let err = || DocError { at, what: "a map with a sound table" };
+    let count_at = end.checked_sub(2).filter(|count_at| *count_at >= at + 5).ok_or_else(err)?;
+    let count = u16::from_le_bytes([bytes[count_at], bytes[count_at + 1]]) as usize;
+    let table_at = count_at.checked_sub(2 * count).filter(|t| *t >= at + 5).ok_or_else(err)?;
+    let starts = check_entries(bytes, at + 5, table_at, depth)?;
+    let table = &bytes[table_at..count_at];
+    let told = (0..count).map(|index| at + 5 + offset(table, index));
+    if starts.into_iter().eq(told) { Ok(()) } else { Err(err()) }
+}
+
+/// Checks attributes from `next` to `end`; where each starts.
+fn check_entries(
+    bytes: &[u8],
+    mut next: usize,
+    end: usize,
+    depth: usize,
+) -> Result<Vec<usize>, DocError> {
+    let err = |at, what| DocError { at, what };
+    let (mut starts, mut last): (Vec<usize>, Option<&[u8]>) = (Vec::new(), None);
+    while next < end {
+        starts.push(next);
+        let key_end = next + 1 + bytes[next] as usize;
+        let key = bytes[..end].get(next + 1..key_end).ok_or_else(|| err(next, "a name"))?;
+        std::str::from_utf8(key).map_err(|_| err(next, "a name in UTF-8"))?;
+        if last.is_some_and(|last| last >= key) {
+            return Err(err(next, "names in ascending order"));
+        }
+        last = Some(key);
+        next = check_value(&bytes[..end], key_end, depth + 1)?;
+    }
+    Ok(starts)
 }
 
 #[cfg(test)]
@@ -613,6 +710,20 @@ mod tests {
         ]);
         assert_eq!(changed, direct);
         assert_eq!(Doc::from_bytes(changed.bytes()), Ok(direct));
+    }
+
+    #[test]
+    fn a_map_too_wide_for_a_table_is_read_all_the_same() {
+        let long = "x".repeat(50_000);
+        let wide = Doc::object(&[
+            ("a", Field::Str(&long)),
+            ("b", Field::Str(&long)),
+            ("c", Field::Int(3)),
+        ]);
+        assert_eq!((wide.int("c"), wide.str("b").map(str::len)), (Some(3), Some(50_000)));
+        assert_eq!(Doc::from_bytes(wide.bytes()), Ok(wide.clone()));
+        let narrow = wide.with(&[("a", None)]);
+        assert_eq!(Doc::from_bytes(narrow.bytes()), Ok(narrow));
     }
 
     #[test]

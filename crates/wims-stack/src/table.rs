@@ -3,6 +3,8 @@
 //! Promise: a condition and an update are data with one meaning, DynamoDB's; reads inside an
 //! update see the item before it. It deliberately knows no order and runs nothing.
 
+use std::borrow::Cow;
+
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +51,9 @@ pub struct Closed {
     pub when: Condition,
 }
 
+/// An attribute's name; a constant where Rust declares it, owned where JSON does.
+pub type Name = Cow<'static, str>;
+
 /// A condition on the current item, as in a DynamoDB condition expression.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Condition {
@@ -57,13 +62,13 @@ pub enum Condition {
     /// No such item exists.
     NotExists,
     /// The attribute equals one of the values.
-    In(String, Vec<Doc>),
+    In(Name, Vec<Doc>),
     /// The attribute is missing.
-    Missing(String),
+    Missing(Name),
     /// The attribute is a number and at least this.
-    AtLeast(String, Decimal),
+    AtLeast(Name, Decimal),
     /// The attribute is a number and below this.
-    Below(String, Decimal),
+    Below(Name, Decimal),
     /// All hold.
     All(Vec<Condition>),
     /// At least one holds.
@@ -72,17 +77,17 @@ pub enum Condition {
 
 impl Condition {
     /// The attribute equals this text.
-    pub fn is(attribute: &str, text: &str) -> Condition {
+    pub fn is(attribute: &'static str, text: &str) -> Condition {
         Condition::In(attribute.into(), vec![Doc::text(text)])
     }
 
     /// The attribute equals one of these texts.
-    pub fn is_one_of(attribute: &str, texts: &[&str]) -> Condition {
+    pub fn is_one_of(attribute: &'static str, texts: &[&str]) -> Condition {
         Condition::In(attribute.into(), texts.iter().map(|text| Doc::text(text)).collect())
     }
 
     /// The attribute equals this whole number.
-    pub fn equals_int(attribute: &str, value: i64) -> Condition {
+    pub fn equals_int(attribute: &'static str, value: i64) -> Condition {
         Condition::In(attribute.into(), vec![Doc::build(|w| w.int(value))])
     }
 
@@ -151,6 +156,8 @@ pub enum Action {
 pub enum Update {
     /// Sets the attribute.
     Set(&'static str, Doc),
+    /// Sets the attribute to a constant text.
+    SetConst(&'static str, &'static str),
     /// Adds to a number that must exist.
     Add(&'static str, Decimal),
     /// Removes the attribute.
@@ -188,6 +195,7 @@ impl Update {
         for update in updates {
             changes.push(match update {
                 Update::Set(name, value) => (*name, Some(Field::View(value.view()))),
+                Update::SetConst(name, value) => (*name, Some(Field::Str(value))),
                 Update::Remove(name) => (*name, None),
                 Update::Add(name, n) => (*name, Some(Field::Number(sum(item, name, *n)?))),
             });

@@ -155,7 +155,7 @@ impl<'a> States<'a> {
 }
 
 /// Updates of an order that move one of its states, its derived status and its time with it.
-pub fn moved(order: &Doc, attribute: &'static str, to: &str, now_ms: u64) -> Vec<Update> {
+pub fn moved(order: &Doc, attribute: &'static str, to: &'static str, now_ms: u64) -> Vec<Update> {
     let mut states = States::of(order);
     match attribute {
         "inventoryStatus" => states.inventory = to,
@@ -164,8 +164,8 @@ pub fn moved(order: &Doc, attribute: &'static str, to: &str, now_ms: u64) -> Vec
         other => unreachable!("an order has three states, {other} is none of them"),
     }
     vec![
-        Update::set_str(attribute, to),
-        Update::set_str("status", states.status()),
+        Update::SetConst(attribute, to),
+        Update::SetConst("status", states.status()),
         Update::set_int("updatedAt", stamp(now_ms)),
     ]
 }

@@ -12,6 +12,10 @@ mod http;
 mod sandbox;
 mod stack;
 
+/// Documents are made on one thread and dropped on another all the time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> std::process::ExitCode {
     cli::run()
 }

@@ -1,5 +1,6 @@
 //! Servers a benchmark starts: the same executable as a process of its own, in a folder of its
-//! own; both are gone when dropped.
+//! own; both are gone when dropped. No setting of ours reaches them: a benchmark must never pay at
+//! a real payments API or send a real mail because the shell has `WIMS_PAYMENTS_URL` set.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -60,7 +61,13 @@ impl ServeChild {
     /// When it does not start or prints no URL.
     pub fn start(arguments: &[String]) -> Result<ServeChild, BenchError> {
         let program = std::env::current_exe().map_err(BenchError::Child)?;
-        let mut child = Command::new(program)
+        let mut command = Command::new(program);
+        for (name, _) in std::env::vars_os() {
+            if name.as_encoded_bytes().starts_with(b"WIMS_") {
+                command.env_remove(name);
+            }
+        }
+        let mut child = command
             .args(arguments)
             .env("RUST_LOG", "warn")
             .stdin(Stdio::piped())

@@ -1,9 +1,12 @@
 //! `wims bench`: measures, prints ratios, reconciles. Never a test: no figure here is asserted.
 
+pub mod article;
 pub mod child;
+pub mod engine;
 pub mod generator;
 pub mod load;
 pub mod noop;
+pub mod v1;
 
 use std::net::SocketAddr;
 
@@ -16,6 +19,10 @@ use crate::cli::{EXIT_UNAVAILABLE, Failure};
 pub enum BenchCommand {
     /// Orders a second until settled, against a bare no-op server, alternating
     Load(load::LoadArgs),
+    /// The article's benchmark: its first design against this one, side by side
+    Article(article::ArticleArgs),
+    /// What an order costs the engine alone: no disk, no HTTP
+    Engine(engine::EngineArgs),
     /// The no-op server alone
     #[command(hide = true)]
     Noop(NoopArgs),
@@ -63,6 +70,8 @@ impl From<BenchError> for Failure {
 pub fn run(command: &BenchCommand) -> Result<(), Failure> {
     match command {
         BenchCommand::Load(args) => load::run(args),
+        BenchCommand::Article(args) => article::run(args),
+        BenchCommand::Engine(args) => engine::run(args),
         BenchCommand::Noop(args) => {
             noop::run(args.listen).map_err(|error| Failure::new(EXIT_UNAVAILABLE, error))
         }

@@ -1,8 +1,9 @@
 //! The command line: one binary, its roles as subcommands.
 //!
-//! Promise: `--help` teaches, each flag is also an environment variable, and exit codes mean what
-//! the table below says. Trouble of the user's making is told in one plain sentence.
+//! Promise: `--help` teaches, each flag of a server is also an environment variable, and exit codes
+//! mean what the table below says. Trouble of the user's making is told in one plain sentence.
 
+pub mod client;
 pub mod serve;
 pub mod stack;
 
@@ -13,6 +14,10 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::bench::{self, BenchCommand};
+use crate::cli::client::inventory::{self, InventoryCommand};
+use crate::cli::client::log::{self, LogCommand};
+use crate::cli::client::order::{self, OrderCommand};
+use crate::cli::client::queue::{self, QueueCommand};
 use crate::sandbox::{Sandbox, SandboxOptions};
 
 /// Event-driven order intake for a warehouse, in one binary.
@@ -25,8 +30,8 @@ use crate::sandbox::{Sandbox, SandboxOptions};
         once in effect: stock reserved, payment charged at the pace the payments provider takes, \
         fulfilment.",
     after_help = "Exit codes: 0 well, 1 the request was refused or found nothing, 2 wrong usage, \
-        69 a server or port is not available, 73 the data directory cannot be used, 74 the \
-        journal could not be written, 78 the stack or a setting is wrong."
+        69 a server or port is not available, 73 the data directory or a file cannot be used, 74 \
+        the journal could not be written, 78 the stack or a setting is wrong."
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -39,6 +44,18 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Run the payments sandbox alone: a payments API that throttles, declines and has bad days
     PaymentsSandbox(PaymentsSandboxArgs),
+    /// Place, look at and ship orders
+    #[command(subcommand)]
+    Order(OrderCommand),
+    /// Look at, describe and receive stock
+    #[command(subcommand)]
+    Inventory(InventoryCommand),
+    /// Look at queues, and send dead letters back
+    #[command(subcommand)]
+    Queue(QueueCommand),
+    /// Read the log of events, once or as it grows
+    #[command(subcommand)]
+    Log(LogCommand),
     /// Draw the stack: as text, Mermaid or JSON
     Graph(stack::GraphArgs),
     /// Find what is wrong with the stack: dangling references, rules that never match, cycles
@@ -80,9 +97,11 @@ struct PaymentsSandboxArgs {
     late_charge_ms: u64,
 }
 
+/// The server refused, or found nothing.
+pub const EXIT_REFUSED: u8 = 1;
 /// The service is not available: `EX_UNAVAILABLE`.
 pub const EXIT_UNAVAILABLE: u8 = 69;
-/// The data directory cannot be used: `EX_CANTCREAT`.
+/// The data directory, or a file to write, cannot be used: `EX_CANTCREAT`.
 pub const EXIT_DATA_DIR: u8 = 73;
 /// The stack or a setting is wrong: `EX_CONFIG`.
 pub const EXIT_CONFIG: u8 = 78;
@@ -108,6 +127,10 @@ pub fn run() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Serve(args) => serve::run(args),
         Command::PaymentsSandbox(args) => payments_sandbox(args),
+        Command::Order(command) => order::run(command),
+        Command::Inventory(command) => inventory::run(command),
+        Command::Queue(command) => queue::run(command),
+        Command::Log(command) => log::run(command),
         Command::Graph(args) => stack::graph(&args),
         Command::Check(args) => stack::check(&args),
         Command::Bench(command) => bench::run(&command),
@@ -122,13 +145,13 @@ pub fn run() -> ExitCode {
 }
 
 /// A runtime for one job.
-fn block_on<T>(job: impl Future<Output = T>) -> Result<T, Failure> {
+pub fn block_on<T>(job: impl Future<Output = T>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     Ok(runtime.map_err(|error| Failure::new(EXIT_UNAVAILABLE, error))?.block_on(job))
 }
 
 /// Ends when the process is asked to stop.
-async fn stop_signal() {
+pub async fn stop_signal() {
     use tokio::signal::unix::{SignalKind, signal};
     let (Ok(mut term), Ok(mut int)) =
         (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))

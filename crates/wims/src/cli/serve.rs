@@ -299,7 +299,7 @@ fn spawn_http(
         let listener = listener.try_clone().map_err(system)?;
         let make = move || {
             tokio::task::spawn_local(async move { replies.serve().await });
-            app.router()
+            app
         };
         let thread = server::spawn(format!("http-{inbox}"), listener, stopped.clone(), make);
         threads.push(thread.map_err(system)?);

@@ -30,7 +30,7 @@ pub fn reserve_stock(input: &TaskInput<'_>) -> Result<Vec<Write>, TaskError> {
     Ok(writes)
 }
 
-fn mark(input: &TaskInput<'_>, status: &str) -> Write {
+fn mark(input: &TaskInput<'_>, status: &'static str) -> Write {
     Write {
         pk: input.item.str("pk").unwrap_or("").into(),
         sk: input.item.str("sk").unwrap_or("").into(),

@@ -10,7 +10,9 @@ pub mod problem;
 pub mod server;
 pub mod strict;
 
+use std::future::poll_fn;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
@@ -139,7 +141,14 @@ async fn read_body(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
             return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
         }
     }
-    match tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, BODY_BYTES_MAX)).await {
+    let mut read = std::pin::pin!(to_bytes(body, BODY_BYTES_MAX));
+    // The body of a small request came with its head: no timer is set for it.
+    let at_once = poll_fn(|context| Poll::Ready(read.as_mut().poll(context))).await;
+    let read = match at_once {
+        Poll::Ready(read) => Ok(read),
+        Poll::Pending => tokio::time::timeout(BODY_TIMEOUT, read).await,
+    };
+    match read {
         Ok(Ok(bytes)) => Ok(bytes),
         Ok(Err(_)) => Err(Problem::new(
             StatusCode::PAYLOAD_TOO_LARGE,

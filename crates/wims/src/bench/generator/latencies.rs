@@ -47,15 +47,6 @@ impl Latencies {
         }
         Duration::ZERO
     }
-
-    /// Adds everything another run has recorded.
-    pub fn merge(&mut self, other: &Self) {
-        for (count, more) in self.counts.iter_mut().zip(other.counts.iter()) {
-            *count += more;
-        }
-        self.count += other.count;
-        self.max_us = self.max_us.max(other.max_us);
-    }
 }
 
 /// The bucket of a latency: 64 of width 1 us, again 64 of width 1 us, 64 of 2 us, 64 of 4 us ...
@@ -102,16 +93,5 @@ mod tests {
     #[test]
     fn nothing_recorded_has_percentiles_of_zero() {
         assert_eq!(Latencies::default().percentile(99.0), Duration::ZERO);
-    }
-
-    #[test]
-    fn merged_latencies_are_those_of_both_runs() {
-        let (mut first, mut second) = (Latencies::default(), Latencies::default());
-        first.record(Duration::from_micros(10));
-        second.record(Duration::from_micros(20));
-        second.record(Duration::from_micros(30));
-        first.merge(&second);
-        let thirds = [33.0, 66.0, 100.0].map(|p| first.percentile(p).as_micros());
-        assert_eq!(thirds, [10, 20, 30]);
     }
 }

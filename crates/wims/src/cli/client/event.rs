@@ -20,23 +20,25 @@ pub fn line(event: &Value) -> String {
     let detail = &event["detail"];
     let (subject, change) = match detail.get("data") {
         Some(data) if data["eventType"].is_string() => (row_of(data), change_of(data)),
-        Some(_) | None => (subject_of(detail), outcome_of(detail)),
+        Some(_) | None => (subject_of(detail).unwrap_or_default(), outcome_of(detail)),
     };
     let line = format!("{time}  {detail_type:<DETAIL_TYPE_CHARS$}  {subject}  {change}");
     line.trim_end().to_owned()
 }
 
-/// The changed row: the order it is, or its keys.
+/// The changed row: the item or order it is, or its keys.
 fn row_of(data: &Value) -> String {
     let image = data.get("NewImage").or(data.get("OldImage")).unwrap_or(&Value::Null);
-    let second = if image["orderId"].is_string() { &image["orderId"] } else { &data["sk"] };
-    format!("{} {}", cell(&data["pk"]), cell(second))
+    let keys = || format!("{} {}", cell(&data["pk"]), cell(&data["sk"]));
+    subject_of(image).unwrap_or_else(keys)
 }
 
 fn change_of(data: &Value) -> String {
     match (data["OldImage"].as_object(), data["NewImage"].as_object()) {
         (Some(old), Some(new)) => differences(old, new),
-        (None, Some(new)) => format!("created: {}", told(new, &["status", "quantity"])),
+        (None, Some(new)) => {
+            format!("created: {}", told(new, &["customerId", "status", "quantity"]))
+        }
         (Some(_), None) => "removed".to_owned(),
         (None, None) => cell(&data["eventType"]),
     }
@@ -58,10 +60,10 @@ fn differences(old: &Map<String, Value>, new: &Map<String, Value>) -> String {
     if told.is_empty() { "nothing of note".to_owned() } else { told.join(", ") }
 }
 
-/// Whom a business event is about: an item or an order.
-fn subject_of(detail: &Value) -> String {
-    let named = ["sku", "orderId"].iter().find_map(|name| detail[*name].as_str());
-    named.map_or_else(String::new, |name| shortened(name, VALUE_CHARS_MAX))
+/// What an image or a business event is about: an item or an order.
+fn subject_of(object: &Value) -> Option<String> {
+    let named = ["sku", "orderId"].iter().find_map(|name| object[*name].as_str());
+    named.map(|name| shortened(name, VALUE_CHARS_MAX))
 }
 
 fn outcome_of(detail: &Value) -> String {
@@ -107,9 +109,32 @@ mod tests {
         let new = json!({"orderId": "a", "status": "READY", "updatedAt": 2, "paid": true});
         assert_eq!(
             line(&change(old, new)),
-            "2026-01-02T03:04:05Z  cdcEvent              CUSTOMER#349 a  status PENDING -> READY, \
-             paid true, reason removed"
+            "2026-01-02T03:04:05Z  cdcEvent              a  status PENDING -> READY, paid true, \
+             reason removed"
         );
+    }
+
+    #[test]
+    fn a_change_of_stock_is_told_under_its_sku() {
+        let stock = |quantity: u64, order: &str| {
+            json!({
+                "lastOrderId": order, "quantity": quantity, "reserved": 10 - quantity,
+                "sku": "MACGUFFIN/LX"
+            })
+        };
+        let reserved = line(&change(stock(10, "a"), stock(3, "b")));
+        let told = "  MACGUFFIN/LX  quantity 10 -> 3, reserved 0 -> 7";
+        assert!(reserved.ends_with(told), "{reserved}");
+    }
+
+    #[test]
+    fn a_new_order_is_told_with_its_customer() {
+        let order = json!({
+            "customerId": "349", "orderId": "a", "quantity": 7, "status": "PENDING"
+        });
+        let created = line(&change(Value::Null, order));
+        let told = "  a  created: customerId 349, status PENDING, quantity 7";
+        assert!(created.ends_with(told), "{created}");
     }
 
     #[test]

@@ -7,9 +7,9 @@ use clap::{Args, Subcommand};
 use reqwest::StatusCode;
 use serde_json::{Map, Value, json};
 
-use crate::cli::Failure;
 use crate::cli::client::table::{Align, Table, cell, fields, money};
 use crate::cli::client::{Server, ServerArgs, path_segment, print, print_line};
+use crate::cli::{Failure, block_on};
 use crate::domain;
 
 /// What can be done with stock.
@@ -106,13 +106,18 @@ pub struct ReceiveArgs {
 }
 
 /// Carries out a command.
-pub async fn run(command: InventoryCommand) -> Result<(), Failure> {
-    match command {
-        InventoryCommand::Get(args) => get(args).await,
-        InventoryCommand::List(args) => list(args).await,
-        InventoryCommand::Put(args) => put(args).await,
-        InventoryCommand::Receive(args) => receive(args).await,
-    }
+///
+/// # Errors
+/// When the server is not reachable, refuses or finds nothing.
+pub fn run(command: InventoryCommand) -> Result<(), Failure> {
+    block_on(async {
+        match command {
+            InventoryCommand::Get(args) => get(args).await,
+            InventoryCommand::List(args) => list(args).await,
+            InventoryCommand::Put(args) => put(args).await,
+            InventoryCommand::Receive(args) => receive(args).await,
+        }
+    })?
 }
 
 async fn get(args: GetArgs) -> Result<(), Failure> {

@@ -18,7 +18,7 @@ use crate::cli::client::table::printable;
 use crate::cli::client::{
     PAGE_ROWS_MAX, Server, ServerArgs, event, path_segment, print, print_line,
 };
-use crate::cli::{EXIT_DATA_DIR, EXIT_UNAVAILABLE, Failure};
+use crate::cli::{EXIT_DATA_DIR, EXIT_UNAVAILABLE, Failure, block_on};
 
 /// Pause between two looks while following; people do not notice it.
 const FOLLOW_PAUSE: Duration = Duration::from_millis(200);
@@ -31,7 +31,7 @@ pub enum LogCommand {
     /// Show events from the oldest, or from where an earlier look ended; or export them
     #[command(after_help = "Examples:\n  wims log show observer\n  wims log show observer \
         --limit 1000 --json | grep payment.deadLettered\n  wims log show observer --export \
-        events.jsonl\n\nWhen more events follow, it tells the --since that continues.")]
+        events.jsonl\n\nWhen more events follow, it tells the --after that continues.")]
     Show(ShowArgs),
     /// Show the newest events, and with --follow those to come
     #[command(after_help = "Examples:\n  wims log tail observer\n  wims log tail observer -n 100 \
@@ -46,8 +46,8 @@ pub struct ShowArgs {
     #[arg(default_value = "observer", value_parser = path_segment)]
     log: String,
     /// Continue after this event, as an earlier look told it
-    #[arg(long, value_name = "SEQ")]
-    since: Option<String>,
+    #[arg(long, value_name = "CURSOR")]
+    after: Option<String>,
     /// Events at most [default: 100; all with --export]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
@@ -76,11 +76,16 @@ pub struct TailArgs {
 }
 
 /// Carries out a command.
-pub async fn run(command: LogCommand) -> Result<(), Failure> {
-    match command {
-        LogCommand::Show(args) => show(args).await,
-        LogCommand::Tail(args) => tail(args).await,
-    }
+///
+/// # Errors
+/// When the server is not reachable, refuses or finds nothing; or a file cannot be written.
+pub fn run(command: LogCommand) -> Result<(), Failure> {
+    block_on(async {
+        match command {
+            LogCommand::Show(args) => show(args).await,
+            LogCommand::Tail(args) => tail(args).await,
+        }
+    })?
 }
 
 /// Events, oldest first, and where to go on.
@@ -127,7 +132,7 @@ impl Reader {
         Ok(Reader {
             server: Server::at(&args.server)?,
             log: args.log.clone(),
-            after: args.since.clone(),
+            after: args.after.clone(),
             left: args.limit.unwrap_or(all),
             has_more: true,
         })
@@ -158,7 +163,7 @@ async fn show(args: ShowArgs) -> Result<(), Failure> {
         print(&page.text(args.server.json))?;
     }
     if let (true, Some(after)) = (reader.has_more, &reader.after) {
-        eprintln!("more follow: wims log show {} --since {}", args.log, printable(after));
+        eprintln!("more follow: wims log show {} --after {}", args.log, printable(after));
     }
     Ok(())
 }
@@ -233,7 +238,8 @@ async fn tail(args: TailArgs) -> Result<(), Failure> {
             let message = "the server does not tell where its log goes on";
             return Err(Failure::new(EXIT_UNAVAILABLE, message));
         }
-        if page.end {
+        // A page without events has nothing to hurry for, whatever it says.
+        if page.end || page.items.is_empty() {
             tokio::time::sleep(FOLLOW_PAUSE).await;
         }
         let mut query = vec![("limit", PAGE_ROWS_MAX.to_string())];

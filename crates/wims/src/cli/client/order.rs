@@ -6,9 +6,9 @@
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use crate::cli::Failure;
 use crate::cli::client::table::{Align, Table, cell, fields, money};
 use crate::cli::client::{PAGE_ROWS_MAX, Server, ServerArgs, path_segment, print, print_line};
+use crate::cli::{Failure, block_on};
 
 /// What can be done with orders.
 #[derive(Subcommand)]
@@ -85,13 +85,18 @@ pub struct ShipArgs {
 }
 
 /// Carries out a command.
-pub async fn run(command: OrderCommand) -> Result<(), Failure> {
-    match command {
-        OrderCommand::Create(args) => create(args).await,
-        OrderCommand::Get(args) => get(args).await,
-        OrderCommand::List(args) => list(args).await,
-        OrderCommand::Ship(args) => ship(args).await,
-    }
+///
+/// # Errors
+/// When the server is not reachable, refuses or finds nothing.
+pub fn run(command: OrderCommand) -> Result<(), Failure> {
+    block_on(async {
+        match command {
+            OrderCommand::Create(args) => create(args).await,
+            OrderCommand::Get(args) => get(args).await,
+            OrderCommand::List(args) => list(args).await,
+            OrderCommand::Ship(args) => ship(args).await,
+        }
+    })?
 }
 
 async fn create(args: CreateArgs) -> Result<(), Failure> {

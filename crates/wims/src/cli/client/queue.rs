@@ -8,9 +8,9 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use crate::cli::Failure;
 use crate::cli::client::table::{Align, Table, cell, shortened};
 use crate::cli::client::{Server, ServerArgs, path_segment, print, print_line};
+use crate::cli::{Failure, block_on};
 
 /// So much of a message's body fits a row.
 const BODY_CHARS_MAX: usize = 100;
@@ -69,12 +69,17 @@ pub struct RedriveArgs {
 }
 
 /// Carries out a command.
-pub async fn run(command: QueueCommand) -> Result<(), Failure> {
-    match command {
-        QueueCommand::List(args) => list(args).await,
-        QueueCommand::Peek(args) => peek(args).await,
-        QueueCommand::Redrive(args) => redrive(args).await,
-    }
+///
+/// # Errors
+/// When the server is not reachable, refuses or finds nothing.
+pub fn run(command: QueueCommand) -> Result<(), Failure> {
+    block_on(async {
+        match command {
+            QueueCommand::List(args) => list(args).await,
+            QueueCommand::Peek(args) => peek(args).await,
+            QueueCommand::Redrive(args) => redrive(args).await,
+        }
+    })?
 }
 
 async fn list(args: ListArgs) -> Result<(), Failure> {

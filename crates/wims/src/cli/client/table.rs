@@ -140,10 +140,12 @@ pub fn money(minor: i64, currency: &str) -> String {
 /// Text without characters that steer a terminal.
 pub fn printable(text: &str) -> String {
     // Direction marks could show a text as another one.
-    let steers = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    let turns = |c| {
+        ['\u{200e}', '\u{200f}'].contains(&c)
+            || ('\u{202a}'..='\u{202e}').contains(&c)
+            || ('\u{2066}'..='\u{2069}').contains(&c)
     };
+    let steers = |c: char| c.is_control() || turns(c);
     text.chars().map(|c| if steers(c) { '\u{fffd}' } else { c }).collect()
 }
 

@@ -7,10 +7,10 @@
 //! proxies (the server is on this machine or near it), and any reading of the data directory.
 
 mod event;
-mod inventory;
-mod log;
-mod order;
-mod queue;
+pub mod inventory;
+pub mod log;
+pub mod order;
+pub mod queue;
 mod table;
 
 use std::error::Error;
@@ -21,12 +21,7 @@ use clap::Args;
 use reqwest::{Method, StatusCode, Url};
 use serde_json::Value;
 
-use crate::cli::{EXIT_REFUSED, EXIT_UNAVAILABLE, Failure, block_on};
-
-pub use inventory::InventoryCommand;
-pub use log::LogCommand;
-pub use order::OrderCommand;
-pub use queue::QueueCommand;
+use crate::cli::{EXIT_REFUSED, EXIT_UNAVAILABLE, Failure};
 
 /// Longer than any answer of a server that is well.
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(30);
@@ -34,33 +29,6 @@ const ANSWER_WAIT_MAX: Duration = Duration::from_secs(30);
 const PAGE_ROWS_MAX: u32 = 500;
 /// So much of an answer that is no problem document is shown.
 const DETAIL_CHARS_MAX: usize = 200;
-
-/// What is asked of a server.
-pub enum ClientCommand {
-    /// `wims order`
-    Order(OrderCommand),
-    /// `wims inventory`
-    Inventory(InventoryCommand),
-    /// `wims queue`
-    Queue(QueueCommand),
-    /// `wims log`
-    Log(LogCommand),
-}
-
-/// Asks, and shows the answer.
-///
-/// # Errors
-/// When the server is not reachable, refuses or finds nothing.
-pub fn run(command: ClientCommand) -> Result<(), Failure> {
-    block_on(async {
-        match command {
-            ClientCommand::Order(command) => order::run(command).await,
-            ClientCommand::Inventory(command) => inventory::run(command).await,
-            ClientCommand::Queue(command) => queue::run(command).await,
-            ClientCommand::Log(command) => log::run(command).await,
-        }
-    })?
-}
 
 /// Which server is asked, and how its answer is shown.
 #[derive(Args, Debug)]
@@ -74,12 +42,9 @@ pub struct ServerArgs {
 }
 
 fn base_url(text: &str) -> Result<Url, String> {
-    let url = Url::parse(text).map_err(|error| error.to_string())?;
-    if ["http", "https"].contains(&url.scheme()) && url.has_host() {
-        Ok(url)
-    } else {
-        Err("a server's address looks like http://127.0.0.1:8080".to_owned())
-    }
+    let is_server = |url: &Url| ["http", "https"].contains(&url.scheme()) && url.has_host();
+    let url = Url::parse(text).ok().filter(is_server);
+    url.ok_or_else(|| "a server's address looks like http://127.0.0.1:8080".to_owned())
 }
 
 /// A name that becomes one segment of a path.
@@ -215,6 +180,7 @@ fn print_line(text: &str) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::block_on;
 
     fn server(url: &str) -> Server {
         let url = base_url(url).expect("an address");

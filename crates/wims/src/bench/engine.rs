@@ -1,0 +1,133 @@
+//! `wims bench engine`: what an order costs the engine alone, on a disk that takes no time.
+//!
+//! Promise: the engine does all it does for an order: conditional put, stream, enrichment, rules,
+//! workflow, reservation, payment message, frame. It deliberately leaves out HTTP and the disk,
+//! so that a profile shows only the engine.
+
+use std::time::Instant;
+
+use clap::Args;
+use wims_runtime::io::{Input, Now, Output, Ticket};
+use wims_runtime::recovery::SegmentStore;
+use wims_runtime::{Engine, EngineOptions};
+use wims_stack::{Doc, Field};
+
+use crate::cli::{EXIT_CONFIG, Failure};
+use crate::constructs::payments_api::PaymentsPace;
+use crate::fns;
+use crate::stack::{Settings, wims_stack};
+
+/// What `bench engine` takes.
+#[derive(Args)]
+pub struct EngineArgs {
+    /// Orders
+    #[arg(long, default_value_t = 200_000)]
+    orders: u64,
+    /// Orders a step takes
+    #[arg(long, default_value_t = 64)]
+    group: u64,
+}
+
+/// A store without segments.
+struct Nothing;
+
+impl SegmentStore for Nothing {
+    fn list(&mut self) -> Result<Vec<u64>, String> {
+        Ok(Vec::new())
+    }
+
+    fn read(&mut self, segment: u64, _len: usize) -> Result<Vec<u8>, String> {
+        Err(format!("there is no segment {segment}"))
+    }
+
+    fn cut(&mut self, segment: u64, _offset: u64) -> Result<(), String> {
+        Err(format!("there is no segment {segment}"))
+    }
+
+    fn discard(&mut self, segment: u64) -> Result<(), String> {
+        Err(format!("there is no segment {segment}"))
+    }
+}
+
+/// Measures and prints.
+///
+/// # Errors
+/// When the stack cannot run.
+pub fn run(args: &EngineArgs) -> Result<(), Failure> {
+    let settings =
+        Settings { team_email: "team@localhost".into(), payments: PaymentsPace::default() };
+    let stack = wims_stack(&settings);
+    let now = Now { wall_ms: 1_700_000_000_000, mono_us: 0 };
+    let started = Engine::start(&stack, &fns::all(), &mut Nothing, EngineOptions::default(), now);
+    let (engine, _) = started.map_err(|error| Failure::new(EXIT_CONFIG, error))?;
+    let mut bench = Bench { engine, inputs: Vec::new(), now, replies: 0, bytes: 0 };
+    bench.settle();
+    bench.ask("seed-inventory", Doc::object(&[]));
+    let receipt = Doc::object(&[
+        ("product", Field::Str("MACGUFFIN")),
+        ("model", Field::Str("LX")),
+        ("quantity", Field::Int(100_000_000_000)),
+    ]);
+    bench.ask("receive-stock", receipt);
+    bench.settle();
+    bench.bytes = 0;
+    let before = bench.replies;
+    let clock = Instant::now();
+    for group in 0..args.orders.div_ceil(args.group.max(1)) {
+        for i in 0..args.group {
+            let customer = (group * args.group + i) % 10_000;
+            let order = Doc::object(&[
+                ("customerId", Field::Str(&customer.to_string())),
+                ("quantity", Field::Int(1 + i64::try_from(i % 10).unwrap_or(0))),
+            ]);
+            bench.ask("create-order", order);
+        }
+        bench.step();
+    }
+    bench.settle();
+    let orders = (bench.replies - before) as f64;
+    let each = clock.elapsed().as_secs_f64() * 1e6 / orders;
+    println!("{each:.2} us and {:.0} journal bytes an order", bench.bytes as f64 / orders);
+    Ok(())
+}
+
+struct Bench {
+    engine: Engine,
+    inputs: Vec<Input>,
+    now: Now,
+    replies: u64,
+    bytes: u64,
+}
+
+impl Bench {
+    fn ask(&mut self, route: &'static str, arguments: Doc) {
+        let ticket = Ticket { inbox: 0, slot: 0 };
+        self.inputs.push(Input::Call { ticket, route, arguments, history: None });
+    }
+
+    /// One step; what it asks for is done at once.
+    fn step(&mut self) {
+        let mut outputs = Vec::new();
+        self.now.mono_us += 100;
+        self.engine.step(self.now, &mut self.inputs, &mut outputs);
+        for output in outputs {
+            match output {
+                Output::Reply(..) => self.replies += 1,
+                Output::Write(frame) => {
+                    self.bytes += frame.bytes.len() as u64;
+                    self.inputs.push(Input::Written { buffer: frame.bytes });
+                }
+                Output::Prepare { segment } => {
+                    self.inputs.push(Input::Prepared { segment, success: true });
+                }
+                Output::Remove { .. } | Output::Call(_) | Output::Mail(_) | Output::History(_) => {}
+            }
+        }
+    }
+
+    fn settle(&mut self) {
+        for _ in 0..10 {
+            self.step();
+        }
+    }
+}
