@@ -151,7 +151,9 @@ async fn serve(args: ServeArgs, listener: TcpListener) -> Result<(), Failure> {
     let (stop, stopped) = watch::channel(false);
     let data_dir =
         DataDir::open(&args.data_dir).map_err(|error| Failure::new(EXIT_DATA_DIR, error))?;
-    let (payments_url, sandbox) = start_payments(&args, &data_dir, stopped.clone()).await?;
+    // The sandbox stops last: calls under way are finished first.
+    let (stop_sandbox, sandbox_stopped) = watch::channel(false);
+    let (payments_url, sandbox) = start_payments(&args, &data_dir, sandbox_stopped).await?;
     let settings = settings(&args);
     let stack = match &args.stack {
         Some(path) => crate::cli::stack::read(path)?,
@@ -181,10 +183,13 @@ async fn serve(args: ServeArgs, listener: TcpListener) -> Result<(), Failure> {
     stop_signal().await;
     tracing::info!("stopping: finishing requests and calls under way");
     let _ = stop.send(true);
-    for thread in threads {
-        let _ = thread.join();
-    }
-    runtime.stop();
+    // On another thread: the sandbox on this one still has calls to answer.
+    let finished = tokio::task::spawn_blocking(move || {
+        threads.into_iter().for_each(|thread| drop(thread.join()));
+        runtime.stop();
+    });
+    let _ = finished.await;
+    let _ = stop_sandbox.send(true);
     if let Some(sandbox) = sandbox {
         let _ = sandbox.await;
     }

@@ -16,10 +16,11 @@ use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, Bytes, to_bytes};
+use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::Response;
 use axum::routing::{get, post};
+use http_body_util::BodyExt;
 use wims_runtime::driver::history::HistoryReader;
 use wims_runtime::driver::inbox::Client;
 use wims_runtime::io::{Answer, Input, Query};
@@ -30,6 +31,8 @@ use strict::{Fields, parse};
 
 /// The largest body of a request; an order is far below it.
 pub const BODY_BYTES_MAX: usize = 64 << 10;
+/// Of a body that is too large, so much is read before the refusal.
+const DISCARDED_BYTES_MAX: usize = 16 << 20;
 /// A body must have arrived after this long.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -141,21 +144,41 @@ async fn read_body(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
             return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
         }
     }
-    let mut read = std::pin::pin!(to_bytes(body, BODY_BYTES_MAX));
+    let mut read = std::pin::pin!(gather(body));
     // The body of a small request came with its head: no timer is set for it.
     let at_once = poll_fn(|context| Poll::Ready(read.as_mut().poll(context))).await;
-    let read = match at_once {
-        Poll::Ready(read) => Ok(read),
-        Poll::Pending => tokio::time::timeout(BODY_TIMEOUT, read).await,
-    };
-    match read {
-        Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(_)) => Err(Problem::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            format!("a body has at most {BODY_BYTES_MAX} bytes"),
-        )),
-        Err(_) => Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "the body came too slowly")),
+    let slow = || Problem::new(StatusCode::REQUEST_TIMEOUT, "the body came too slowly");
+    match at_once {
+        Poll::Ready(read) => read,
+        Poll::Pending => {
+            tokio::time::timeout(BODY_TIMEOUT, read).await.unwrap_or_else(|_| Err(slow()))
+        }
     }
+}
+
+/// Reads a body. One that is too large is read to its end all the same, within reason: a client
+/// that is still sending would not see the refusal otherwise.
+async fn gather(mut body: Body) -> Result<Bytes, Problem> {
+    let (mut gathered, mut len) = (Bytes::new(), 0);
+    let mut more = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let broken = |_| Problem::new(StatusCode::BAD_REQUEST, "the body broke off");
+        let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
+        len += data.len();
+        if len > DISCARDED_BYTES_MAX {
+            break;
+        }
+        if len <= BODY_BYTES_MAX && gathered.is_empty() {
+            gathered = data;
+        } else if len <= BODY_BYTES_MAX {
+            more.extend_from_slice(&data);
+        }
+    }
+    if len > BODY_BYTES_MAX {
+        let detail = format!("a body has at most {BODY_BYTES_MAX} bytes");
+        return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail));
+    }
+    Ok(if more.is_empty() { gathered } else { [&gathered[..], &more].concat().into() })
 }
 
 /// A reply of JSON text.

@@ -7,7 +7,9 @@ use std::net::TcpListener;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use std::cell::Cell;
 use std::convert::Infallible;
+use std::rc::Rc;
 
 use axum::Router;
 use axum::body::Body;
@@ -27,6 +29,8 @@ use crate::http::{App, orders};
 const IDLE_LIMIT: Duration = Duration::from_secs(120);
 /// Bytes of a request's head, at most.
 const HEAD_BYTES_MAX: usize = 64 << 10;
+/// The last answer of a connection has this long to leave.
+const FLUSH_TIME: Duration = Duration::from_millis(50);
 /// Connections of one thread, at most; more wait in the listen queue.
 const CONNECTIONS_MAX: usize = 16_384;
 
@@ -78,6 +82,22 @@ async fn serve(listener: TcpListener, mut stop: watch::Receiver<bool>, make: imp
     let _ = tokio::time::timeout(wims_runtime::driver::STOP_PATIENCE, ended).await;
 }
 
+/// A request under way on a connection.
+struct UnderWay(Rc<Cell<u32>>);
+
+impl UnderWay {
+    fn begin(count: &Rc<Cell<u32>>) -> UnderWay {
+        count.set(count.get() + 1);
+        UnderWay(count.clone())
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
 async fn connection(
     stream: tokio::net::TcpStream,
     app: App,
@@ -86,11 +106,15 @@ async fn connection(
 ) {
     let router = TowerToHyperService::new(router);
     // The one hot route goes past the router; what it does is the same function.
+    let under_way = Rc::new(Cell::new(0_u32));
+    let counted = under_way.clone();
     let service = service_fn(move |request: Request<Incoming>| {
+        let counted = UnderWay::begin(&counted);
         let is_create = request.method() == Method::POST && request.uri().path() == "/orders";
         let app = is_create.then(|| app.clone());
         let router = (!is_create).then(|| router.clone());
         async move {
+            let _counted = counted;
             if let Some(app) = app {
                 let (head, body) = request.into_parts();
                 let created = orders::create(State(app), head.headers, Body::new(body)).await;
@@ -105,10 +129,14 @@ async fn connection(
     tokio::pin!(served);
     tokio::select! {
         // A client that breaks off is no trouble of ours.
-        _ = served.as_mut() => {}
-        _ = stop.wait_for(|stop| *stop) => {
-            served.as_mut().graceful_shutdown();
-            let _ = served.await;
+        _ = served.as_mut() => return,
+        _ = stop.wait_for(|stop| *stop) => served.as_mut().graceful_shutdown(),
+    }
+    // A connection that never had a request is not seen as idle by hyper: let it go as well.
+    loop {
+        tokio::select! {
+            _ = served.as_mut() => return,
+            () = tokio::time::sleep(FLUSH_TIME) => if under_way.get() == 0 { return },
         }
     }
 }
