@@ -10,6 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use wims_stack::{Doc, Field};
 
+use crate::bus::SOURCE_QUEUE;
 use crate::engine::{Cause, Engine};
 use crate::functions::{CallOutcome, Delivery, DeliveryInput, Reads};
 use crate::io::{ApiCall, CallId, CallReply, Output, PipeRow};
@@ -71,6 +72,8 @@ impl Engine {
     /// Sets up the pipes with what a former life had learned.
     pub(crate) fn start_api_pipes(&mut self) {
         let (plan, now_us) = (self.plan.clone(), self.now.mono_us);
+        // Answers of a former life must not be taken for answers to calls of this one.
+        let first_call = self.rng.u64(..) >> 1;
         let pipes = plan.apis.iter().map(|api| {
             let paced = self.state.paced.get(&api.number);
             let learned = paced.map(|paced| paced.rate_milli as f64 / 1_000.0);
@@ -81,7 +84,7 @@ impl Engine {
                 unknowns: paced.map_or(0, |paced| paced.unknowns),
                 misdirected: paced.is_some_and(|paced| paced.misdirected),
                 in_flight: BTreeMap::new(),
-                calls_made: 0,
+                calls_made: first_call,
                 stopped: false,
                 row: PipeRow { name: api.name.clone(), ..PipeRow::default() },
             }
@@ -229,8 +232,9 @@ impl Engine {
                 self.hide(api, id, if wrote { 0 } else { LOOK_UP_AGAIN_MS }, 0);
             }
             Ended::LookUpFailed { retry_after_ms } => {
-                self.pause(at, retry_after_ms.unwrap_or(0));
-                self.hide(api, id, retry_after_ms.unwrap_or(LOOK_UP_AGAIN_MS), 0);
+                let asked = retry_after_ms.map(|ms| ms.min(WAIT_MAX_MS));
+                self.pause(at, asked.unwrap_or(0));
+                self.hide(api, id, asked.unwrap_or(LOOK_UP_AGAIN_MS), 0);
             }
             Ended::Deferred { retry_after_ms, refused } => {
                 self.defer(at, api, retry_after_ms, refused);
@@ -311,9 +315,12 @@ impl Engine {
         let pipe = &mut self.api_pipes[at];
         pipe.pace.accepted();
         if pipe.unknowns > 0 || pipe.misdirected {
+            // A pause it asked for itself goes on; ours was to find out whether it is there.
+            if pipe.unknowns >= PROBE_AFTER || pipe.misdirected {
+                pipe.paused_until_ms = 0;
+            }
             pipe.unknowns = 0;
             pipe.misdirected = false;
-            pipe.paused_until_ms = 0;
             self.note_paced(at, api);
         }
     }
@@ -334,7 +341,11 @@ impl Engine {
     fn write_outcome(&mut self, api: &ApiPlan, id: u64, outcome: &CallOutcome) -> bool {
         let Some(message) = self.state.queue(api.queue).get(id) else { return false };
         let body = message.body.clone();
-        let writes = (api.outcome)(&self.delivery_input(api, &body), outcome);
+        // A panic makes nothing of it; the message is looked at again and found as it is.
+        let made = catch_unwind(AssertUnwindSafe(|| {
+            (api.outcome)(&self.delivery_input(api, &body), outcome)
+        }));
+        let writes = made.unwrap_or_default();
         let cause = Cause { seq: id, replay: false };
         !writes.is_empty() && self.transact(api.table, &writes, cause).is_ok()
     }
@@ -359,6 +370,7 @@ impl Engine {
         let attributes = Doc::object(&[
             ("ERROR_MESSAGE", Field::Str(reason)),
             ("RETRY_ATTEMPTS", Field::Int(attempts.into())),
+            (SOURCE_QUEUE, Field::Str(&plan.queues[&api.queue].name)),
         ]);
         let cause = Cause { seq: id, replay: false };
         self.bury(plan, api.dead_letters, body, attributes, cause);

@@ -14,6 +14,11 @@ use crate::plan::{Plan, StreamPlan, TargetKind, TargetPlan};
 use crate::record::{Published, Record, Sent};
 use crate::state::StreamChange;
 
+/// Attribute of a dead letter: the queue it came from, where a redrive sends it.
+pub(crate) const SOURCE_QUEUE: &str = "SOURCE_QUEUE";
+/// Attribute of a dead letter: the rule whose target could not take it.
+pub(crate) const RULE: &str = "RULE_ARN";
+
 impl Engine {
     /// Lets every stream pipe see the changes it has not seen, as far as the frame has room.
     pub(crate) fn run_streams(&mut self, plan: &Plan) {
@@ -21,14 +26,32 @@ impl Engine {
             let before = self.positions[at];
             while self.journal.has_room() {
                 let batch = self.next_batch(stream, self.positions[at]);
-                let Some(last) = batch.last() else { break };
+                let Some(last) = batch.last() else {
+                    // What is left are changes of other tables.
+                    let last = self.state.stream.back();
+                    self.positions[at] = last.map_or(before, |change| change.seq.max(before));
+                    break;
+                };
                 self.positions[at] = last.seq;
                 self.enrich(plan, stream, &batch);
             }
-            if self.positions[at] != before {
-                let seq = self.positions[at];
-                self.emit(Cause::default(), Record::Cursor { consumer: stream.number, seq });
+            if self.positions[at] != before && !self.options.bugs.cursor_apart {
+                self.write_cursor(stream, self.positions[at]);
             }
+        }
+    }
+
+    /// The planted bug: cursors of an earlier step, written apart from their effects.
+    pub(crate) fn write_late_cursors(&mut self, plan: &Plan) {
+        for (at, stream) in plan.streams.iter().enumerate() {
+            self.write_cursor(stream, self.positions[at]);
+        }
+    }
+
+    /// In the same frame as the effects of what it covers.
+    fn write_cursor(&mut self, stream: &StreamPlan, seq: u64) {
+        if self.state.cursors.get(&stream.number) != Some(&seq) {
+            self.emit(Cause::default(), Record::Cursor { consumer: stream.number, seq });
         }
     }
 
@@ -98,7 +121,7 @@ impl Engine {
         self.found = found;
     }
 
-    fn deliver(
+    pub(crate) fn deliver(
         &mut self,
         plan: &Plan,
         rule: &str,

@@ -6,12 +6,13 @@
 //! It deliberately reads no clock, no disk and no network.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use wims_stack::{Doc, Stack};
 
 use crate::api_pipe::ApiPipe;
-use crate::functions::{Functions, RouteInput};
+use crate::functions::{Functions, Refusal, RouteInput};
 use crate::io::{Answer, Input, Now, Output, Ticket, Timings};
 use crate::journal::Journal;
 use crate::mails::Mails;
@@ -60,12 +61,8 @@ pub struct EngineBugs {
     pub reply_before_sync: bool,
     /// Writes without waiting for the disk; the simulated disk looks at it.
     pub skip_sync: bool,
-    /// Commits a transaction although its conditions fail.
-    pub ignore_conditions: bool,
     /// Makes a new key for each try of a call.
     pub new_key_on_retry: bool,
-    /// Calls without preparing: the order may not be reserved.
-    pub call_unprepared: bool,
     /// Writes a consumer's cursor without its effects being in the same frame.
     pub cursor_apart: bool,
     /// See [`RecoveryBugs`].
@@ -90,6 +87,48 @@ pub(crate) struct Cause {
     pub seq: u64,
     /// Whether a replay is at its root.
     pub replay: bool,
+}
+
+/// Applies what recovery reads. A recovery that starts in the middle meets records whose resources
+/// are named only by the sweep that follows, so these wait for the names.
+#[derive(Default)]
+pub struct Replay {
+    waiting: Vec<Entry>,
+    named: bool,
+    sweep_seen: bool,
+}
+
+impl Replay {
+    /// Takes the next record.
+    pub fn apply(&mut self, state: &mut State, entry: Entry) {
+        if entry.seq == 1 {
+            self.named = true;
+        }
+        if self.named {
+            return state.apply(entry);
+        }
+        match &entry.record {
+            Record::SweepBegan => {
+                self.sweep_seen = true;
+                self.waiting.push(entry);
+            }
+            Record::Named(_) => state.apply(entry),
+            // The first record behind the names: all that waited is older.
+            _ if self.sweep_seen => {
+                self.finish(state);
+                state.apply(entry);
+            }
+            _ => self.waiting.push(entry),
+        }
+    }
+
+    /// Everything was read.
+    pub fn finish(&mut self, state: &mut State) {
+        self.named = true;
+        let seq = state.seq;
+        self.waiting.drain(..).for_each(|entry| state.apply(entry));
+        state.seq = state.seq.max(seq);
+    }
 }
 
 /// Requests whose records are in one frame, for the timings.
@@ -144,11 +183,17 @@ impl Engine {
         let names = resource_names(stack);
         let planned = |name: &str| names.iter().position(|n| n == name).map(|at| at as u16);
         compile(stack, functions, &planned)?;
-        let mut state = State::new(stack.tables.clone());
-        let recovered = recover(store, options.bugs.recovery, |_, entry| state.apply(entry))?;
+        let mut state = State::new(stack);
+        let mut replay = Replay::default();
+        let recovered =
+            recover(store, options.bugs.recovery, |_, entry| replay.apply(&mut state, entry))?;
+        replay.finish(&mut state);
         let slept_ms = now.wall_ms.saturating_sub(recovered.last_wall_ms);
         state.clock_ms = recovered.last_clock_ms + if recovered.frames > 0 { slept_ms } else { 0 };
-        let journal = Journal::new(options.segment_bytes, recovered.end.clone());
+        // A journal keeps the segment size it began with.
+        let segment_bytes = recovered.segment_bytes.unwrap_or(options.segment_bytes);
+        let options = EngineOptions { segment_bytes, ..options };
+        let journal = Journal::new(segment_bytes, recovered.end.clone());
         let mut engine = Engine {
             plan: Arc::new(Plan::empty()),
             stack: Arc::new(stack.clone()),
@@ -192,21 +237,34 @@ impl Engine {
             self.positions.push(at);
         }
         self.plan = Arc::new(plan);
+        self.appear_everywhere();
         self.start_api_pipes();
         self.release_held();
+        self.sweep.owe(self.journal.segments().count() as u64 * self.options.segment_bytes);
         Ok(())
     }
 
-    /// One step: takes all inputs and appends what is to be done to `outputs`.
+    /// One step: takes inputs and appends what is to be done to `outputs`. Requests that find the
+    /// frame full are left in `inputs`.
     pub fn step(&mut self, now: Now, inputs: &mut Vec<Input>, outputs: &mut Vec<Output>) {
         self.advance_clock(now);
+        self.appear_everywhere();
+        if self.options.bugs.cursor_apart {
+            self.write_late_cursors(&self.plan.clone());
+        }
         let calls = inputs.iter().filter(|input| matches!(input, Input::Call { .. })).count();
         if calls > 0 {
             self.open_calls.steps.push((now.mono_us, calls as u64));
         }
+        let mut left = Vec::new();
         for input in inputs.drain(..) {
-            self.take(input, outputs, now.mono_us);
+            if is_request(&input) && !self.journal.has_room() {
+                left.push(input);
+            } else {
+                self.take(input, outputs, now.mono_us);
+            }
         }
+        *inputs = left;
         let plan = self.plan.clone();
         self.wake_executions(&plan);
         self.run_streams(&plan);
@@ -227,18 +285,23 @@ impl Engine {
         let appears = queues.filter_map(|queue| self.state.queue(queue).next_appears_ms());
         let wakes = self.state.wakes.first().map(|(at, _)| *at);
         let close = self.journal.is_unclosed().then_some(self.last_write_ms + CLOSE_AFTER_MS);
-        let retry = (!self.journal.admits()).then_some(self.prepare_retry_ms);
-        let history = (self.history_retry_ms > clock_ms).then_some(self.history_retry_ms);
+        let retry = Some(self.prepare_retry_ms);
+        let history = Some(self.history_retry_ms);
         let others = [wakes, close, retry, history, self.mails_due_ms(), self.pipes_due_ms()];
-        let due_ms = appears.chain(others.into_iter().flatten()).min();
-        let by_clock = due_ms.map(|at| self.now.mono_us + at.saturating_sub(clock_ms) * 1_000);
+        // What was due until now was done in this step, or waits for a completion.
+        let due_ms = appears.chain(others.into_iter().flatten()).filter(|at| *at > clock_ms).min();
+        let by_clock = due_ms.map(|at| self.now.mono_us + (at - clock_ms) * 1_000);
+        if !self.journal.has_room() {
+            return by_clock;
+        }
         let more = self.has_more_work().then_some(self.now.mono_us);
         [by_clock, self.tokens_due_us(), more].into_iter().flatten().min()
     }
 
     /// Whether work is left that this step's budget did not cover.
     fn has_more_work(&self) -> bool {
-        self.journal.has_room() && (!self.state.stream.is_empty() || self.is_sweeping())
+        let last = self.state.stream.back().map_or(0, |change| change.seq);
+        self.positions.iter().any(|position| *position < last) || self.is_sweeping()
     }
 
     /// Whether more requests may be handed to a step: the open frame has room.
@@ -248,7 +311,7 @@ impl Engine {
 
     /// Whether everything is durable and nothing is under way inside.
     pub fn is_settled(&self) -> bool {
-        self.journal.is_settled() && self.state.stream.is_empty()
+        self.journal.is_settled() && !self.has_more_work()
     }
 
     /// Calls and mails under way outside.
@@ -296,6 +359,12 @@ impl Engine {
         self.refill_tokens(now.mono_us);
     }
 
+    fn appear_everywhere(&mut self) {
+        for queue in self.state.queue_numbers().collect::<Vec<_>>() {
+            self.state.appear(queue);
+        }
+    }
+
     fn take(&mut self, input: Input, outputs: &mut Vec<Output>, now_us: u64) {
         match input {
             Input::Call { ticket, route, arguments, history } => {
@@ -321,8 +390,10 @@ impl Engine {
     }
 
     fn reply(&mut self, ticket: Ticket, answer: Answer, outputs: &mut Vec<Output>) {
+        // Being full has seen nothing and must not wait for a disk that is.
+        let at_once = matches!(answer, Answer::Full { .. });
         let output = Output::Reply(ticket, answer);
-        if self.options.bugs.reply_before_sync {
+        if at_once || self.options.bugs.reply_before_sync {
             outputs.push(output);
         } else {
             self.hold(output);
@@ -349,7 +420,8 @@ impl Engine {
             now_ms: self.now.wall_ms,
             id,
         };
-        match (route.function)(&input) {
+        let routed = catch_unwind(AssertUnwindSafe(|| (route.function)(&input)));
+        match routed.unwrap_or_else(|_| Err(Refusal::of_panic())) {
             Err(refusal) => Answer::Refused(refusal),
             Ok(routed) => match self.transact(route.table, &routed.writes, Cause::default()) {
                 Ok(()) => Answer::Done(routed.reply),
@@ -409,7 +481,7 @@ impl Engine {
             outputs.push(Output::Prepare { segment });
         }
         let keep_after_ms = self.now.wall_ms.saturating_sub(self.plan.log_retention_ms);
-        if let Some(segment) = self.journal.remove(recover_from, keep_after_ms) {
+        if let Some(segment) = self.journal.remove(keep_after_ms) {
             outputs.push(Output::Remove { segment });
         }
     }
@@ -450,6 +522,17 @@ impl Engine {
         while self.held.front().is_some_and(|(seq, _)| *seq <= durable) {
             outputs.extend(self.held.pop_front().map(|(_, output)| output));
         }
+    }
+}
+
+fn is_request(input: &Input) -> bool {
+    match input {
+        Input::Call { .. } | Input::Query { .. } => true,
+        Input::Written { .. }
+        | Input::Prepared { .. }
+        | Input::Called { .. }
+        | Input::Mailed { .. }
+        | Input::Historied { .. } => false,
     }
 }
 

@@ -88,6 +88,8 @@ pub enum RefusalKind {
     Conflict,
     /// It is well-formed but cannot be done.
     Unprocessable,
+    /// A bug of ours: the function panicked.
+    Bug,
 }
 
 /// A request that is refused: the caller is wrong.
@@ -98,6 +100,14 @@ pub struct Refusal {
     pub kind: RefusalKind,
     /// What a caller should read.
     pub detail: String,
+}
+
+impl Refusal {
+    /// The refusal of a request whose function panicked.
+    pub fn of_panic() -> Refusal {
+        let detail = "this request met a bug; nothing was written".into();
+        Refusal { kind: RefusalKind::Bug, detail }
+    }
 }
 
 /// What a function of a transaction task gets.

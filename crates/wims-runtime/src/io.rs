@@ -130,6 +130,8 @@ pub enum Query {
         /// Only says what would be moved.
         dry_run: bool,
     },
+    /// Up to which sequence the journal is durable when the answer leaves.
+    Durable,
     /// How the engine is.
     Status,
 }
@@ -156,8 +158,10 @@ pub enum Answer {
     Queues(Vec<QueueRow>),
     /// Messages; `None` when there is no such queue.
     Messages(Option<Vec<MessageRow>>),
-    /// How many messages were, or would be, moved; `None` when the queue takes no redrive.
+    /// How many messages were, or would be, moved; `None` when there is no such queue.
     Moved(Option<usize>),
+    /// Everything up to this sequence is durable.
+    Durable(u64),
     /// How the engine is.
     Status(Box<Status>),
 }

@@ -120,6 +120,11 @@ impl Items {
         })
     }
 
+    /// Prefixes of partition keys whose changes are not in the stream.
+    pub fn unstreamed(&self) -> &[String] {
+        &self.table.unstreamed
+    }
+
     /// Whether changes of an item with this partition key are in the stream.
     pub fn is_streamed(&self, pk: &str) -> bool {
         !self.table.unstreamed.iter().any(|prefix| pk.starts_with(prefix))

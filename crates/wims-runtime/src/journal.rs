@@ -67,6 +67,9 @@ pub struct Journal {
     in_flight: bool,
     /// The last sequence that is durable.
     durable_seq: u64,
+    /// Where a recovery starts: what the frame in flight says, and what the last durable one says.
+    in_flight_recover_from: u64,
+    durable_recover_from: u64,
     /// A frame of records is last on disk and nothing sound follows it yet.
     unclosed: bool,
     spare: Vec<u8>,
@@ -112,6 +115,8 @@ impl Journal {
             open: OpenFrame { bytes: vec![0; FRAME_HEADER], first_seq: 0, count: 0, wall_ms: 0 },
             in_flight: false,
             durable_seq: end.last_seq,
+            in_flight_recover_from: 0,
+            durable_recover_from: 0,
             unclosed: end.last_seq > 0,
             spare: Vec::new(),
             written_bytes: 0,
@@ -144,6 +149,11 @@ impl Journal {
     /// Whether the open frame has room for more work.
     pub fn has_room(&self) -> bool {
         self.open.bytes.len() < FRAME_BYTES_SOFT_MAX
+    }
+
+    /// Wall time of the first record of the open frame; 0 when it has none.
+    pub fn open_wall_ms(&self) -> u64 {
+        if self.open.count == 0 { 0 } else { self.open.wall_ms }
     }
 
     /// Whether new requests may be admitted: a segment is prepared besides the current one.
@@ -208,6 +218,7 @@ impl Journal {
             recover_from: recover_from.min(segment.number),
         };
         segment.last_wall_ms = wall_ms;
+        self.in_flight_recover_from = header.recover_from;
         self.previous_crc = header.seal(&mut bytes);
         self.unclosed = !empty;
         self.open.count = 0;
@@ -239,6 +250,7 @@ impl Journal {
         assert!(self.in_flight, "one frame is in flight");
         self.in_flight = false;
         self.durable_seq = last_seq;
+        self.durable_recover_from = self.in_flight_recover_from;
         self.spare = buffer;
     }
 
@@ -261,12 +273,12 @@ impl Journal {
         }
     }
 
-    /// The oldest segment, when everything up to and including it may go: it lies before
-    /// `needed_from` and its last frame is older than `keep_after_ms`.
-    pub fn remove(&mut self, needed_from: u64, keep_after_ms: u64) -> Option<u64> {
+    /// The oldest segment, when it may go: the last durable frame does not need it for a recovery,
+    /// and its own last frame is older than `keep_after_ms`.
+    pub fn remove(&mut self, keep_after_ms: u64) -> Option<u64> {
         let oldest = self.segments.front()?;
         let removable = self.segments.len() > 1
-            && oldest.number < needed_from
+            && oldest.number < self.durable_recover_from
             && oldest.last_wall_ms < keep_after_ms;
         removable.then(|| self.segments.pop_front().expect("there is an oldest").number)
     }

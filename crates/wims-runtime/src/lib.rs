@@ -5,6 +5,7 @@
 //! made of are synchronous state machines; only [`driver`] touches threads, files and sockets.
 //! It deliberately knows no order and no MacGuffin.
 
+pub mod digest;
 pub mod driver;
 pub mod engine;
 pub mod frame;
@@ -18,6 +19,7 @@ pub mod pacing;
 pub mod plan;
 pub mod record;
 pub mod recovery;
+pub mod sim;
 pub mod state;
 
 mod api_pipe;

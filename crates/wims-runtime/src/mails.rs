@@ -4,11 +4,13 @@
 //! Message-ID. A digest gathers what comes shortly after a mail. It deliberately knows no SMTP.
 
 use std::collections::HashMap;
+use std::panic::catch_unwind;
 
 use wims_stack::{Doc, EventView, Field, MailLimit};
 
-use crate::bus::event_doc;
+use crate::bus::{SOURCE_QUEUE, event_doc};
 use crate::engine::{Cause, Engine};
+use crate::functions::MailText;
 use crate::io::{MailId, MailJob, MailResult, Output};
 use crate::plan::{Plan, SubscriptionPlan};
 use crate::record::{Hidden, Record};
@@ -131,7 +133,11 @@ impl Engine {
             };
             self.emit(Cause::default(), Record::Hidden(hidden));
         }
-        let text = (subscription.mail)(&events);
+        // A mail that cannot be written is sent as the bare events, rather than never.
+        let text = catch_unwind(|| (subscription.mail)(&events)).unwrap_or_else(|_| MailText {
+            subject: "WIMS: an event".into(),
+            text: format!("{events:?}"),
+        });
         *self.mails.in_flight.entry(queue).or_default() += 1;
         self.hold(Output::Mail(MailJob {
             message_id: format!("{queue}.{}@wims", messages[0]),
@@ -189,9 +195,12 @@ impl Engine {
         let Some(message) = self.state.queue(queue).get(id) else { return };
         let body = message.body.clone();
         self.delete(queue, id);
-        let dead_letters = plan.queues.get(&queue).and_then(|queue| queue.redrive);
-        if let Some((dead_letters, _)) = dead_letters {
-            let attributes = Doc::object(&[("ERROR_MESSAGE", Field::Str(reason))]);
+        let Some(source) = plan.queues.get(&queue) else { return };
+        if let Some((dead_letters, _)) = source.redrive {
+            let attributes = Doc::object(&[
+                ("ERROR_MESSAGE", Field::Str(reason)),
+                (SOURCE_QUEUE, Field::Str(&source.name)),
+            ]);
             self.send(dead_letters, body, Some(attributes), Cause { seq: id, replay: false });
         }
     }

@@ -7,8 +7,9 @@ use std::collections::HashMap;
 
 use wims_stack::table::Condition;
 use wims_stack::{
-    ApiTarget, Becomes, FunctionRef, Machine, PipeSource, PipeTarget, QueueRef, Retry, RuleIndex,
-    Stack, StateKind, Subscription, TargetRef, TargetRetry, Task, Template, TopicRef,
+    ApiTarget, Becomes, CompiledPattern, FunctionRef, Machine, PipeSource, PipeTarget, QueueRef,
+    Retry, RuleIndex, Stack, StateKind, Subscription, TargetRef, TargetRetry, Task, Template,
+    TopicRef,
 };
 
 use crate::functions::{
@@ -226,6 +227,15 @@ pub struct QueuePlan {
     pub redrive: Option<(u16, u32)>,
     /// Index of the topic told when a message arrives.
     pub alarm: Option<usize>,
+}
+
+/// What a log shows: the rules that lead to it, and how its events come to be.
+#[derive(Clone)]
+pub struct LogPlan {
+    /// Patterns of the rules that have it as a target, with the number of their bus.
+    pub rules: Vec<(u16, CompiledPattern)>,
+    /// Stream pipes: table, bus, enrichment, prefixes that are not streamed.
+    pub streams: Vec<(u16, u16, EnrichFn, Vec<String>)>,
 }
 
 /// Names of all resources of a stack that need a number, in order of declaration.

@@ -3,11 +3,17 @@
 //! Promise: an answer leaves only after everything it saw is durable. Nothing here changes the
 //! state, redrive aside, which moves dead letters back where they came from.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use wims_stack::{Doc, LogRef, Rule, TargetRef};
+
+use crate::bus::{RULE, SOURCE_QUEUE};
 use crate::engine::{Cause, Engine};
 use crate::io::{Answer, ClosedItem, HistoryJob, MessageRow, Output, Query, QueueRow, Status};
+use crate::plan::{LogPlan, Plan, RulePlan, TargetPlan};
 use crate::record::Record;
+use crate::workflow::event_view;
 
 /// Closed items handed to history at once.
 const HISTORY_BATCH: usize = 2_000;
@@ -36,8 +42,34 @@ impl Engine {
             Query::Redrive { queue, limit, dry_run } => {
                 Answer::Moved(self.redrive(&queue, limit.min(REDRIVE_MAX), dry_run))
             }
+            Query::Durable => Answer::Durable(self.journal.next_seq() - 1),
             Query::Status => Answer::Status(Box::new(self.status())),
         }
+    }
+
+    /// What each log of the stack shows.
+    pub fn log_plans(&self) -> HashMap<String, LogPlan> {
+        let streams: Vec<_> = self
+            .plan
+            .streams
+            .iter()
+            .map(|stream| {
+                let unstreamed = self.state.table(stream.table).unstreamed().to_vec();
+                (stream.table, stream.bus, stream.enrich, unstreamed)
+            })
+            .collect();
+        let plan = |log: &LogRef| {
+            let leads_here = |rule: &&Rule| {
+                rule.targets.iter().any(|target| target.to == TargetRef::Log(log.clone()))
+            };
+            let rules = self.stack.rules.iter().filter(leads_here).filter_map(|rule| {
+                let bus = self.state.number(&format!("bus/{}", rule.bus.name()))?;
+                Some((bus, rule.pattern.compile().ok()?))
+            });
+            LogPlan { rules: rules.collect(), streams: streams.clone() }
+        };
+        let logs = self.stack.logs.iter();
+        logs.map(|log| (log.name.name().to_owned(), plan(&log.name))).collect()
     }
 
     fn queue_rows(&self) -> Vec<QueueRow> {
@@ -73,25 +105,31 @@ impl Engine {
         Some(rows.collect())
     }
 
-    /// Moves dead letters of a queue back to the queue whose dead letters they are.
+    /// Moves dead letters back: a message to the queue it came from, an event to the targets of
+    /// the rule that could not take it.
     fn redrive(&mut self, queue: &str, limit: usize, dry_run: bool) -> Option<usize> {
         let plan = self.plan.clone();
         let number = self.state.number(&format!("queue/{queue}"))?;
-        let source = plan
-            .queues
-            .iter()
-            .filter(|(_, queue)| queue.redrive.is_some_and(|(dead, _)| dead == number))
-            .map(|(source, _)| *source)
-            .min()?;
-        let messages = self.state.queue(number).from(0).take(limit);
-        let messages: Vec<_> = messages.map(|(id, m)| (id, m.body.clone())).collect();
+        let messages = self.state.queue(number).from(0);
+        let letters = messages.filter_map(|(id, message)| {
+            let way = Way::of(&plan, number, message.attributes.as_deref()?)?;
+            Some((id, message.body.clone(), way))
+        });
+        let letters: Vec<_> = letters.take(limit).collect();
         if !dry_run {
-            for (id, body) in &messages {
+            for (id, body, way) in &letters {
                 self.emit(Cause::default(), Record::Deleted { queue: number, id: *id });
-                self.send(source, body.clone(), None, Cause { seq: *id, replay: false });
+                let cause = Cause { seq: *id, replay: false };
+                match way {
+                    Way::Queue(source) => self.send(*source, body.clone(), None, cause),
+                    Way::Rule(rule, target) => {
+                        let event = event_view(body);
+                        self.deliver(&plan, &rule.name, target, &event, cause);
+                    }
+                }
             }
         }
-        Some(messages.len())
+        Some(letters.len())
     }
 
     /// Estimated bytes of memory that grow with what is open.
@@ -177,5 +215,24 @@ impl Engine {
         } else {
             self.history_retry_ms = self.state.clock_ms + HISTORY_RETRY_MS;
         }
+    }
+}
+
+/// Where a dead letter goes back to.
+enum Way<'a> {
+    Queue(u16),
+    Rule(&'a RulePlan, &'a TargetPlan),
+}
+
+impl Way<'_> {
+    fn of<'a>(plan: &'a Plan, dead_letters: u16, attributes: &Doc) -> Option<Way<'a>> {
+        if let Some(source) = attributes.str(SOURCE_QUEUE) {
+            let queue = plan.queues.iter().find(|(_, queue)| queue.name == source);
+            return queue.map(|(number, _)| Way::Queue(*number));
+        }
+        let rule = attributes.str(RULE)?;
+        let rule = plan.rules.iter().find(|declared| declared.name == rule)?;
+        let target = rule.targets.iter().find(|target| target.dead_letters == dead_letters)?;
+        Some(Way::Rule(rule, target))
     }
 }

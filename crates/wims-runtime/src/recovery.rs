@@ -29,7 +29,7 @@ pub trait SegmentStore {
     /// When it cannot be written.
     fn cut(&mut self, segment: u64, offset: u64) -> Result<(), String>;
 
-    /// Removes a segment whose preparation was never finished.
+    /// Removes a segment whose preparation or removal was never finished.
     ///
     /// # Errors
     /// When it cannot be removed.
@@ -85,6 +85,8 @@ pub struct Recovered {
     pub end: JournalEnd,
     /// Which journal this is; `None` when there are no segments yet.
     pub journal_id: Option<u128>,
+    /// Size of its segments; `None` when there are none yet.
+    pub segment_bytes: Option<u64>,
     /// Wall time of the last frame.
     pub last_wall_ms: u64,
     /// The engine's clock at the last frame.
@@ -115,6 +117,7 @@ pub fn recover(
     let found = survey(store)?;
     let mut walk = Walk::new(&found, bugs);
     let Some(start) = walk.find_start(store)? else {
+        walk.note_all_torn(store)?;
         return finish(store, found, walk);
     };
     walk.run(store, start, &mut |segment, entry| each(segment, entry))?;
@@ -124,20 +127,23 @@ pub fn recover(
 /// Segments by number, with those whose preparation was never finished apart.
 struct Survey {
     numbers: Vec<u64>,
+    leftovers: Vec<u64>,
     unfinished: Vec<u64>,
     journal_id: Option<u128>,
+    segment_bytes: Option<u64>,
 }
 
 fn survey(store: &mut impl SegmentStore) -> Result<Survey, RecoveryError> {
     let mut numbers = store.list().map_err(RecoveryError::Store)?;
     numbers.sort_unstable();
     let mut unfinished = Vec::new();
-    let mut journal_id = None;
+    let (mut journal_id, mut segment_bytes) = (None, None);
     let last = numbers.last().copied();
     for &number in &numbers {
         let bytes = store.read(number, PAGE).map_err(RecoveryError::Store)?;
         match SegmentHeader::read(&bytes) {
             Ok(header) if header.number == number => {
+                segment_bytes = Some(header.bytes);
                 if *journal_id.get_or_insert(header.journal_id) != header.journal_id {
                     return Err(refuse(number, "it belongs to another journal"));
                 }
@@ -153,10 +159,11 @@ fn survey(store: &mut impl SegmentStore) -> Result<Survey, RecoveryError> {
         }
     }
     numbers.retain(|number| !unfinished.contains(number));
-    if let Some(gap) = numbers.windows(2).find(|pair| pair[0] + 1 != pair[1]) {
-        return Err(refuse(gap[0] + 1, "it is missing"));
-    }
-    Ok(Survey { numbers, unfinished, journal_id })
+    // A segment before a gap was to be removed and could not be; if it were needed, the last
+    // frame would say so, and the missing one is then told.
+    let gap = numbers.windows(2).rposition(|pair| pair[0] + 1 != pair[1]);
+    let leftovers = numbers.drain(..gap.map_or(0, |at| at + 1)).collect();
+    Ok(Survey { numbers, leftovers, unfinished, journal_id, segment_bytes })
 }
 
 fn refuse(segment: u64, reason: &str) -> RecoveryError {
@@ -360,6 +367,15 @@ impl Walk {
 }
 
 impl Walk {
+    /// Without any sound frame, what is not blank is the beginning of the first one.
+    fn note_all_torn(&mut self, store: &mut impl SegmentStore) -> Result<(), RecoveryError> {
+        for index in 0..self.numbers.len() {
+            let bytes = self.read(store, index)?;
+            self.note_torn(self.numbers[index], PAGE as u64, &bytes);
+        }
+        Ok(())
+    }
+
     fn note_torn(&mut self, segment: u64, offset: u64, bytes: &[u8]) {
         if bytes.get(offset as usize..).is_some_and(|tail| tail.iter().any(|byte| *byte != 0)) {
             self.torn.push((segment, offset));
@@ -391,7 +407,7 @@ fn finish(
     for &(segment, offset) in &walk.torn {
         store.cut(segment, offset).map_err(RecoveryError::Store)?;
     }
-    for segment in found.unfinished {
+    for segment in found.leftovers.into_iter().chain(found.unfinished) {
         store.discard(segment).map_err(RecoveryError::Store)?;
     }
     let used = walk.segments.last().map_or(0, |segment| segment.number);
@@ -405,6 +421,7 @@ fn finish(
             segments: walk.segments,
         },
         journal_id: found.journal_id,
+        segment_bytes: found.segment_bytes,
         last_wall_ms: last.map_or(0, |header| header.wall_ms),
         last_clock_ms: last.map_or(0, |header| header.clock_ms),
         torn_tail: !walk.torn.is_empty(),

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use wims_stack::table::{PARTITION_KEY, Table};
-use wims_stack::{Doc, TableRef};
+use wims_stack::{Doc, Pipe, PipeSource, Stack, TableRef};
 
 use crate::items::{Items, text};
 use crate::messages::{Message, Messages};
@@ -33,6 +33,8 @@ pub struct StreamChange {
 /// Everything the engine knows; see the module.
 pub struct State {
     declared: Vec<Table>,
+    /// Names of those who read the stream; a change stays until all have seen it.
+    consumers: Vec<String>,
     /// Names of resources by number.
     pub names: Vec<Option<String>>,
     numbers: HashMap<String, u16>,
@@ -63,10 +65,13 @@ pub struct State {
 }
 
 impl State {
-    /// A state that knows nothing, for these declared tables.
-    pub fn new(declared: Vec<Table>) -> State {
+    /// A state that knows nothing, for a declared stack.
+    pub fn new(stack: &Stack) -> State {
+        let of_stream = |pipe: &&Pipe| matches!(pipe.source, PipeSource::Stream { .. });
+        let pipes = stack.pipes.iter().filter(of_stream);
         State {
-            declared,
+            declared: stack.tables.clone(),
+            consumers: pipes.map(|pipe| format!("pipe/{}", pipe.name)).collect(),
             names: Vec::new(),
             numbers: HashMap::new(),
             tables: Vec::new(),
@@ -250,7 +255,11 @@ impl State {
 
     fn cursor(&mut self, consumer: u16, seq: u64) {
         self.cursors.insert(consumer, seq);
-        let seen_by_all = self.cursors.values().copied().min().unwrap_or(0);
+        let seen = |name: &String| {
+            self.numbers.get(name).and_then(|number| self.cursors.get(number)).copied()
+        };
+        let seen_by_all = self.consumers.iter().map(|name| seen(name).unwrap_or(0)).min();
+        let seen_by_all = seen_by_all.unwrap_or(seq);
         while self.stream.front().is_some_and(|change| change.seq <= seen_by_all) {
             self.stream.pop_front();
         }

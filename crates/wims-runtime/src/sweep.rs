@@ -11,14 +11,23 @@ use crate::record::{Change, Hidden, Named, Record, SweptMessage};
 /// Items or messages looked at in one turn.
 const SLICE: usize = 64;
 /// A sweep begins when this many bytes were written since the last one began, at least.
-const BYTES_BETWEEN_MIN_SEGMENTS: u64 = 2;
+const BYTES_BETWEEN_MIN_SEGMENTS: u64 = 3;
 
 /// Where the sweep stands.
 #[derive(Default)]
 pub(crate) struct Sweep {
     running: Option<Running>,
     began_at_bytes: u64,
+    /// Bytes of former lives that no sweep has passed.
+    owed_bytes: u64,
     pub finished: u64,
+}
+
+impl Sweep {
+    /// Takes note of what former lives wrote.
+    pub fn owe(&mut self, bytes: u64) {
+        self.owed_bytes = bytes;
+    }
 }
 
 struct Running {
@@ -62,7 +71,7 @@ impl Engine {
     }
 
     fn is_sweep_due(&self) -> bool {
-        let since = self.journal.written_bytes - self.sweep.began_at_bytes;
+        let since = self.journal.written_bytes - self.sweep.began_at_bytes + self.sweep.owed_bytes;
         let alive = 2 * self.memory_bytes();
         since > (BYTES_BETWEEN_MIN_SEGMENTS * self.options.segment_bytes).max(alive)
     }
@@ -70,6 +79,7 @@ impl Engine {
     /// Small things are written at once, when it begins.
     fn begin_sweep(&mut self) {
         self.sweep.began_at_bytes = self.journal.written_bytes;
+        self.sweep.owed_bytes = 0;
         // The frame may still go to the current segment, so recovery starts there at the latest.
         let segment = self.journal.current_segment();
         let none = Cause::default();

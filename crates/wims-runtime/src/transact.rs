@@ -63,7 +63,7 @@ impl Engine {
         let item = self.state.table(table).get(&write.pk, &write.sk);
         let old = item.map(|item| item.doc.clone());
         let holds = write.condition.as_ref().is_none_or(|c| c.holds(old.as_ref()));
-        if !holds && !self.options.bugs.ignore_conditions {
+        if !holds {
             let (pk, sk) = (write.pk.clone(), write.sk.clone());
             return Err(TransactFailure::Condition { pk, sk });
         }

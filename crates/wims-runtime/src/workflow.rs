@@ -306,7 +306,7 @@ fn wake_at_ms(position: &Position) -> Option<u64> {
 }
 
 /// The event a waiting execution was started with.
-fn event_view(doc: &Doc) -> EventView<'_> {
+pub(crate) fn event_view(doc: &Doc) -> EventView<'_> {
     EventView {
         source: doc.str("source").unwrap_or(""),
         detail_type: doc.str("detail-type").unwrap_or(""),

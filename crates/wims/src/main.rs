@@ -10,6 +10,8 @@ mod domain;
 mod fns;
 mod http;
 mod sandbox;
+mod simulate;
+
 mod stack;
 
 /// Documents are made on one thread and dropped on another all the time.

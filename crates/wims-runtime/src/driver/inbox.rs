@@ -14,6 +14,9 @@ use crate::io::{Answer, Input, Ticket};
 /// Requests waiting for the engine, at most; beyond it they are refused at the door.
 const REQUESTS_MAX: usize = 65_536;
 
+/// Requests handed to one step, at most; a frame takes about half as many.
+const STEP_REQUESTS_MAX: usize = 1_024;
+
 /// What waits for the engine.
 #[derive(Default)]
 struct Waiting {
@@ -83,7 +86,8 @@ impl EngineInbox {
         waiting.woken = false;
         inputs.append(&mut waiting.completions);
         if with_requests {
-            inputs.append(&mut waiting.requests);
+            let some = waiting.requests.len().min(STEP_REQUESTS_MAX);
+            inputs.extend(waiting.requests.drain(..some));
         }
     }
 }

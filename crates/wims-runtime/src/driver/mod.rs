@@ -8,6 +8,7 @@ pub mod calls;
 pub mod data_dir;
 pub mod history;
 pub mod inbox;
+pub mod log;
 pub mod mail;
 
 use std::collections::HashMap;
@@ -25,10 +26,12 @@ use crate::frame::SegmentHeader;
 use crate::functions::Functions;
 use crate::io::{Answer, HistoryJob, Input, MailJob, MailResult, Now, Output};
 use crate::journal::FrameWrite;
+use crate::plan::LogPlan;
 use calls::{ApiAddress, Caller};
 use data_dir::{DataDir, SegmentFiles};
 use history::{HistoryError, HistoryItem, HistoryWriter};
 use inbox::{Client, EngineInbox, ReplyInbox};
+use log::LogReader;
 use mail::{Mail, MailError, MailOptions, MailOutcome, Mailer};
 
 /// Exit code of a process whose journal could not be written: `EX_IOERR`.
@@ -77,6 +80,7 @@ pub struct Runtime {
     thread: Option<JoinHandle<()>>,
     history: PathBuf,
     segments: SegmentFiles,
+    logs: HashMap<String, LogPlan>,
     /// What recovery took and found, for the log.
     pub recovery: String,
 }
@@ -110,6 +114,7 @@ impl Runtime {
             clock.started.elapsed(),
             if recovered.torn_tail { ", a torn tail was cut" } else { "" }
         );
+        let logs = engine.log_plans();
         let inbox = Arc::new(EngineInbox::default());
         let replies: Vec<_> = (0..options.inboxes).map(|_| Arc::default()).collect();
         let stopping = Arc::new(AtomicBool::new(false));
@@ -118,7 +123,7 @@ impl Runtime {
             inbox: inbox.clone(),
             replies: replies.clone(),
             segments: segments.clone(),
-            segment_bytes: options.engine.segment_bytes,
+            segment_bytes: recovered.segment_bytes.unwrap_or(options.engine.segment_bytes),
             journal_id,
             writer,
             caller,
@@ -139,6 +144,7 @@ impl Runtime {
             thread: Some(thread),
             history,
             segments,
+            logs,
             recovery,
         })
     }
@@ -154,9 +160,11 @@ impl Runtime {
         self.history.clone()
     }
 
-    /// The journal's segments, for readers of the log.
-    pub fn segments(&self) -> SegmentFiles {
-        self.segments.clone()
+    /// Readers of the logs, by name.
+    pub fn logs(&self) -> HashMap<String, LogReader> {
+        let readers = self.logs.iter();
+        let reader = |plan: &LogPlan| LogReader::new(self.segments.clone(), plan.clone());
+        readers.map(|(name, plan)| (name.clone(), reader(plan))).collect()
     }
 
     /// Finishes calls under way, syncs and ends; the backlog stays on disk.
@@ -213,7 +221,11 @@ fn run_engine(
         } else {
             patience
         };
-        inbox.take(&mut inputs, engine.wants_requests(), patience);
+        // Requests left over from a full frame come first.
+        let left_over = !inputs.is_empty();
+        let wanted = engine.wants_requests();
+        let patience = if left_over && wanted { Some(Duration::ZERO) } else { patience };
+        inbox.take(&mut inputs, wanted && !left_over, patience);
     }
     engine.close(&mut outputs);
     world.carry_out(&mut outputs);

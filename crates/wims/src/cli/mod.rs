@@ -5,6 +5,7 @@
 
 pub mod client;
 pub mod serve;
+pub mod simulate;
 pub mod stack;
 
 use std::net::SocketAddr;
@@ -60,6 +61,8 @@ enum Command {
     Graph(stack::GraphArgs),
     /// Find what is wrong with the stack: dangling references, rules that never match, cycles
     Check(stack::CheckArgs),
+    /// Run the whole system in a hostile simulated world and check that nothing is lost
+    Simulate(simulate::SimulateArgs),
     /// Measure this machine: orders a second against a bare server
     #[command(subcommand)]
     Bench(BenchCommand),
@@ -133,6 +136,7 @@ pub fn run() -> ExitCode {
         Command::Log(command) => log::run(command),
         Command::Graph(args) => stack::graph(&args),
         Command::Check(args) => stack::check(&args),
+        Command::Simulate(args) => simulate::run(&args),
         Command::Bench(command) => bench::run(&command),
     };
     match outcome {

@@ -72,8 +72,9 @@ pub struct ServeArgs {
     /// A declaration to run instead of the built-in stack; see `wims graph --format declaration`
     #[arg(long, env = "WIMS_STACK")]
     stack: Option<PathBuf>,
-    /// Megabytes of a journal segment
-    #[arg(long, env = "WIMS_SEGMENT_MB", default_value_t = SEGMENT_BYTES >> 20)]
+    /// Megabytes of a journal segment, of a new data directory
+    #[arg(long, env = "WIMS_SEGMENT_MB", default_value_t = SEGMENT_BYTES >> 20,
+        value_parser = clap::value_parser!(u64).range(4..=1024))]
     segment_mb: u64,
 }
 
@@ -272,9 +273,9 @@ async fn seed(runtime: &Runtime) -> Result<(), Failure> {
     let serve = tokio::spawn(async move { replies.serve().await });
     let history = HistoryReader::open(&runtime.history_path());
     let history = history.map_err(|error| Failure::new(EXIT_DATA_DIR, error))?;
-    let app = App::new(client, history);
+    let app = App::new(client, history, runtime.logs());
     // A fresh journal has its first segments prepared before it takes anything.
-    for _ in 0..600 {
+    for _ in 0..100 {
         match app.call("seed-inventory", Doc::object(&[]), None).await {
             Ok(_) => {
                 serve.abort();
@@ -299,7 +300,7 @@ fn spawn_http(
         let (client, replies) = runtime.client(inbox);
         let history = HistoryReader::open(&runtime.history_path())
             .map_err(|error| Failure::new(EXIT_DATA_DIR, error))?;
-        let app = App::new(client, history);
+        let app = App::new(client, history, runtime.logs());
         let system = |error: std::io::Error| Failure::new(EXIT_UNAVAILABLE, error);
         let listener = listener.try_clone().map_err(system)?;
         let make = move || {

@@ -1,14 +1,13 @@
 //! `wims simulate`: run the whole system in a hostile world, seed after seed.
 //!
-//! Promise: a seed that breaks something is printed with what broke and the command that shows it
+//! Promise: a seed that breaks a promise is printed with what broke and the command that shows it
 //! again. It deliberately touches no disk, no network and no clock.
 
-use clap::{Args, ValueEnum};
-use wims_runtime::EngineBugs;
-use wims_runtime::recovery::RecoveryBugs;
+use clap::Args;
+use clap::builder::PossibleValuesParser;
 
-use crate::cli::{EXIT_REFUSED, Failure};
-use crate::simulate::{BusinessBug, ORDERS_SHORT, SimPlan, main_loop};
+use crate::cli::{EXIT_CONFIG, EXIT_REFUSED, Failure};
+use crate::simulate::{ORDERS, PLANTED, SimPlan, main_loop, plan_with};
 
 /// What `simulate` takes.
 #[derive(Args)]
@@ -20,55 +19,30 @@ pub struct SimulateArgs {
     #[arg(long, default_value_t = 1)]
     seeds: u64,
     /// Orders of a seed
-    #[arg(long, default_value_t = ORDERS_SHORT)]
-    orders: usize,
+    #[arg(long, default_value_t = ORDERS)]
+    orders: u64,
     /// Plant a bug, to see it found
-    #[arg(long)]
-    plant: Option<Plant>,
-}
-
-/// A bug to plant.
-#[derive(Clone, Copy, ValueEnum)]
-enum Plant {
-    ReplyBeforeSync,
-    SkipSync,
-    CursorApart,
-    NewKeyOnRetry,
-    AcceptTornTail,
-    ReserveWithoutGuard,
-    ChargeBeforeReserved,
-}
-
-impl Plant {
-    fn plan(self, orders: usize) -> SimPlan {
-        let mut bugs = EngineBugs::default();
-        let mut business_bug = None;
-        match self {
-            Plant::ReplyBeforeSync => bugs.reply_before_sync = true,
-            Plant::SkipSync => bugs.skip_sync = true,
-            Plant::CursorApart => bugs.cursor_apart = true,
-            Plant::NewKeyOnRetry => bugs.new_key_on_retry = true,
-            Plant::AcceptTornTail => bugs.recovery = RecoveryBugs { accept_torn_tail: true },
-            Plant::ReserveWithoutGuard => business_bug = Some(BusinessBug::ReserveWithoutGuard),
-            Plant::ChargeBeforeReserved => business_bug = Some(BusinessBug::ChargeBeforeReserved),
-        }
-        SimPlan { orders, bugs, business_bug }
-    }
+    #[arg(long, value_parser = PossibleValuesParser::new(PLANTED))]
+    plant: Option<String>,
 }
 
 /// Simulates.
 ///
 /// # Errors
-/// When a seed breaks something.
+/// When a seed broke a promise.
 pub fn run(args: &SimulateArgs) -> Result<(), Failure> {
-    let orders = args.orders;
-    let sound = SimPlan { orders, ..SimPlan::default() };
-    let plan = args.plant.map_or(sound, |plant| plant.plan(orders));
-    let totals = main_loop(args.seed, args.seeds, &plan)
-        .map_err(|failure| Failure::new(EXIT_REFUSED, format!("seed {} broke", failure.seed)))?;
+    let plan = match &args.plant {
+        None => SimPlan { orders: args.orders, ..SimPlan::default() },
+        Some(name) => plan_with(name, args.orders)
+            .ok_or_else(|| Failure::new(EXIT_CONFIG, format!("there is no bug {name}")))?,
+    };
+    let totals = main_loop(args.seed..args.seed.saturating_add(args.seeds), &plan);
     println!(
-        "{} seeds broke nothing: {} orders, {} payment calls, {} crashes, {} recoveries",
-        totals.seeds, totals.orders, totals.calls, totals.crashes, totals.recoveries
+        "{} seeds kept every promise, {} did not: {} orders, {} crashes",
+        totals.passed, totals.failed, totals.orders, totals.crashes
     );
+    if totals.failed > 0 {
+        return Err(Failure::new(EXIT_REFUSED, format!("{} seeds broke a promise", totals.failed)));
+    }
     Ok(())
 }

@@ -4,12 +4,14 @@
 //! no business: it reads requests into typed arguments, asks the engine, and writes what it says.
 
 pub mod inventory;
+pub mod logs;
 pub mod operations;
 pub mod orders;
 pub mod problem;
 pub mod server;
 pub mod strict;
 
+use std::collections::HashMap;
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
@@ -23,6 +25,7 @@ use axum::routing::{get, post};
 use http_body_util::BodyExt;
 use wims_runtime::driver::history::HistoryReader;
 use wims_runtime::driver::inbox::Client;
+use wims_runtime::driver::log::LogReader;
 use wims_runtime::io::{Answer, Input, Query};
 use wims_stack::Doc;
 
@@ -41,12 +44,14 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct App {
     client: Client,
     history: Arc<Mutex<HistoryReader>>,
+    logs: Arc<HashMap<String, LogReader>>,
 }
 
 impl App {
-    /// An app that asks through `client` and reads closed orders from `history`.
-    pub fn new(client: Client, history: HistoryReader) -> App {
-        App { client, history: Arc::new(Mutex::new(history)) }
+    /// An app that asks through `client`, reads closed orders from `history` and events from
+    /// `logs`.
+    pub fn new(client: Client, history: HistoryReader, logs: HashMap<String, LogReader>) -> App {
+        App { client, history: Arc::new(Mutex::new(history)), logs: Arc::new(logs) }
     }
 
     /// The routes.
@@ -62,6 +67,7 @@ impl App {
             .route("/queues", get(operations::queues))
             .route("/queues/{name}/messages", get(operations::messages))
             .route("/queues/{name}/redrive", post(operations::redrive))
+            .route("/logs/{name}", get(logs::read))
             .route("/healthz", get(operations::healthz))
             .route("/readyz", get(operations::readyz))
             .route("/metrics", get(operations::metrics))

@@ -129,9 +129,7 @@ pub async fn redrive(
     let dry_run = dry_run.unwrap_or(false);
     let query = Query::Redrive { queue: name.clone(), limit, dry_run };
     let Answer::Moved(moved) = app.query(query).await? else { return Err(odd()) };
-    let moved = moved.ok_or_else(|| {
-        Problem::not_found(format!("{name} is no dead-letter queue of another queue"))
-    })?;
+    let moved = moved.ok_or_else(|| Problem::not_found(format!("there is no queue {name}")))?;
     Ok(json_reply(StatusCode::OK, format!(r#"{{"moved":{moved},"dryRun":{dry_run}}}"#)))
 }
 

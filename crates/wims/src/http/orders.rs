@@ -161,9 +161,15 @@ pub async fn ship(
     body: Body,
 ) -> Result<Response, Problem> {
     read_optional_fields(&headers, body).await?.finish(|| Some(()))?;
-    let history = closed(&app, &order_id).await?;
     let arguments = Doc::object(&[("orderId", Field::Str(&order_id))]);
-    let order = app.call("ship-order", arguments, history).await?;
+    let order = match app.call("ship-order", arguments.clone(), None).await {
+        // Not open: it may be closed, and shipped already.
+        Err(problem) if problem.is_not_found() => {
+            let history = closed(&app, &order_id).await?.ok_or(problem)?;
+            app.call("ship-order", arguments, Some(history)).await?
+        }
+        other => other?,
+    };
     Ok(json_reply(StatusCode::OK, OrderView::json(&order)))
 }
 

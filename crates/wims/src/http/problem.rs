@@ -42,6 +42,11 @@ impl Problem {
         Problem::new(StatusCode::NOT_FOUND, detail)
     }
 
+    /// Whether it says that something does not exist.
+    pub fn is_not_found(&self) -> bool {
+        self.status_code == StatusCode::NOT_FOUND
+    }
+
     /// Come back later.
     pub fn unavailable(detail: impl Into<String>, retry_after_s: u64) -> Problem {
         let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail);
@@ -69,6 +74,7 @@ impl From<Refusal> for Problem {
             RefusalKind::NotFound => StatusCode::NOT_FOUND,
             RefusalKind::Conflict => StatusCode::CONFLICT,
             RefusalKind::Unprocessable => StatusCode::UNPROCESSABLE_ENTITY,
+            RefusalKind::Bug => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Problem::new(status, refusal.detail)
     }

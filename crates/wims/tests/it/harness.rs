@@ -34,14 +34,22 @@ impl Drop for Folder {
 pub struct Process {
     child: Child,
     pub url: String,
+    /// The URL of the sandbox that `serve` started.
+    pub sandbox_url: Option<String>,
 }
 
 impl Process {
     /// Starts the binary; the first line it prints is its URL.
     pub fn start(arguments: &[String], errors: &Path) -> Process {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_wims"));
+        command.args(arguments);
+        Process::spawn(command, errors)
+    }
+
+    fn spawn(mut command: Command, errors: &Path) -> Process {
         let log = std::fs::File::create(errors).expect("a log file");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_wims"))
-            .args(arguments)
+        let serves = command.get_args().any(|argument| argument == "serve");
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)
@@ -50,6 +58,11 @@ impl Process {
         let mut first = String::new();
         let mut lines = BufReader::new(child.stdout.take().expect("a pipe"));
         lines.read_line(&mut first).expect("a line");
+        let mut second = String::new();
+        if first.starts_with("http://") && serves {
+            lines.read_line(&mut second).expect("a line");
+        }
+        let sandbox_url = second.trim().strip_prefix("payments sandbox: ").map(str::to_owned);
         // What it prints later must not block it.
         std::thread::spawn(move || lines.lines().for_each(drop));
         let url = first.trim().to_owned();
@@ -58,13 +71,22 @@ impl Process {
             "no URL: {first:?}\n{}",
             std::fs::read_to_string(errors).unwrap_or_default()
         );
-        Process { child, url }
+        Process { child, url, sandbox_url }
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// SIGKILL, and wait until it is gone.
     pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+
+    /// Waits until it ends by itself; the exit code.
+    pub fn wait(&mut self) -> Option<i32> {
+        self.child.wait().expect("it ends").code()
     }
 
     /// SIGTERM; the exit code.
@@ -85,6 +107,7 @@ impl Drop for Process {
 pub struct Server {
     pub process: Process,
     pub folder: Folder,
+    pub sandbox_url: Option<String>,
     client: reqwest::blocking::Client,
 }
 
@@ -96,21 +119,51 @@ impl Server {
 
     /// Starts a server in a folder that may have served before.
     pub fn in_folder(folder: Folder, more: &[&str]) -> Server {
-        let mut arguments = vec![
-            "serve".to_owned(),
-            "--listen=127.0.0.1:0".into(),
-            "--sandbox-listen=127.0.0.1:0".into(),
-            "--segment-mb=4".into(),
-            format!("--data-dir={}", folder.join("data").display()),
-        ];
-        arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
-        let process = Process::start(&arguments, &folder.join("stderr.log"));
+        let process = Process::start(&arguments(&folder, more), &folder.join("stderr.log"));
+        Server::of(process, folder)
+    }
+
+    /// Starts a server none of whose files may grow past some bytes.
+    pub fn limited(folder: Folder, file_bytes_max: u64) -> Server {
+        let process = Process::spawn(limited(&folder, file_bytes_max), &folder.join("stderr.log"));
+        Server::of(process, folder)
+    }
+
+    fn of(process: Process, folder: Folder) -> Server {
         let client = reqwest::blocking::Client::builder()
             .timeout(Duration::from_secs(20))
             .no_proxy()
             .build()
             .expect("a client");
-        Server { process, folder, client }
+        let sandbox_url = process.sandbox_url.clone();
+        Server { process, folder, sandbox_url, client }
+    }
+
+    /// The folder, after the process has ended.
+    pub fn into_folder(self) -> Folder {
+        self.folder
+    }
+
+    /// A row of `/queues`.
+    pub fn queue(&self, name: &str) -> Value {
+        let (_, page) = self.get("/queues");
+        let rows = page["items"].as_array().expect("rows");
+        rows.iter().find(|row| row["name"] == name).expect("the queue is there").clone()
+    }
+
+    /// Mails in the outbox.
+    pub fn outbox(&self) -> Vec<String> {
+        let Ok(files) = std::fs::read_dir(self.folder.join("data/outbox")) else {
+            return Vec::new();
+        };
+        let mails =
+            files.flatten().filter(|file| file.path().extension().is_some_and(|e| e == "eml"));
+        mails.filter_map(|file| std::fs::read_to_string(file.path()).ok()).collect()
+    }
+
+    /// What the server said on standard error.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.join("stderr.log")).unwrap_or_default()
     }
 
     /// Stops it and starts it again on the same folder.
@@ -134,6 +187,12 @@ impl Server {
 
     pub fn post(&self, path: &str, body: impl Into<reqwest::blocking::Body>) -> (u16, Value) {
         self.send(reqwest::Method::POST, path, body)
+    }
+
+    /// Posts, or `None` when no answer comes.
+    pub fn try_post(&self, path: &str, body: &str) -> Option<(u16, Value)> {
+        let response = self.client.post(self.url(path)).body(body.to_owned()).send().ok()?;
+        Some((response.status().as_u16(), response.json().ok()?))
     }
 
     pub fn send(
@@ -173,6 +232,54 @@ impl Server {
             text.lines().find(|line| line.strip_prefix(name).is_some_and(|r| r.starts_with(' ')));
         let value = line.and_then(|line| line.rsplit(' ').next()).and_then(|v| v.parse().ok());
         value.unwrap_or_else(|| panic!("no metric {name} in\n{text}"))
+    }
+}
+
+fn arguments(folder: &Folder, more: &[&str]) -> Vec<String> {
+    let mut arguments = vec![
+        "serve".to_owned(),
+        "--listen=127.0.0.1:0".into(),
+        "--sandbox-listen=127.0.0.1:0".into(),
+        "--segment-mb=4".into(),
+        format!("--data-dir={}", folder.join("data").display()),
+    ];
+    arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
+    arguments
+}
+
+/// What a command that ends has said.
+pub struct Output {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// `wims serve` none of whose files may grow past some bytes.
+fn limited(folder: &Folder, file_bytes_max: u64) -> Command {
+    let mut command = Command::new("prlimit");
+    command.arg(format!("--fsize={file_bytes_max}")).arg(env!("CARGO_BIN_EXE_wims"));
+    command.args(arguments(folder, &[]));
+    command
+}
+
+/// Runs `wims serve` to its end; none of its files may grow past some bytes.
+pub fn wims_limited(folder: &Folder, file_bytes_max: u64) -> Output {
+    run(limited(folder, file_bytes_max))
+}
+
+/// Runs the binary to its end.
+pub fn wims(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wims"));
+    command.args(arguments);
+    run(command)
+}
+
+fn run(mut command: Command) -> Output {
+    let output = command.stdin(Stdio::null()).output().expect("the binary runs");
+    Output {
+        code: output.status.code(),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
     }
 }
 

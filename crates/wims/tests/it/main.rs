@@ -1,5 +1,11 @@
 //! Integration tests: the real binary, through the doors a user takes. One module a promise.
 
+mod bad_days;
 mod bad_input;
+mod declaration;
+mod directory;
+mod durability;
 mod flow;
 mod harness;
+mod kill;
+mod observer;

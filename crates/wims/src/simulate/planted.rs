@@ -1,0 +1,110 @@
+//! Planted bugs of the business, to test the simulator itself.
+//!
+//! Promise: each is a plausible mistake in one function; the auditor must find it within 20
+//! seeds. None of them is ever part of a running system: they are mixed in only here.
+
+use wims_runtime::functions::{Delivery, DeliveryInput, TaskError, TaskInput};
+use wims_runtime::{EngineBugs, Function, Functions};
+use wims_stack::{Action, Condition, Doc, Field, Update, Write};
+
+use super::SimPlan;
+use crate::domain::{charge_key, inventory_status, lines, moved, payment_status};
+use crate::fns;
+
+/// A mistake in a function of the business.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BusinessBug {
+    /// Reserves without looking whether there is enough.
+    ReserveWithoutGuard,
+    /// Charges as soon as the message comes, whatever became of the stock.
+    ChargeBeforeReserved,
+}
+
+/// Names of all planted bugs, with plans that have them.
+pub const PLANTED: [&str; 7] = [
+    "reply-before-sync",
+    "skip-sync",
+    "new-key-on-retry",
+    "cursor-apart",
+    "accept-torn-tail",
+    "reserve-without-guard",
+    "charge-before-reserved",
+];
+
+/// A plan with a planted bug; `None` when there is none of that name.
+pub fn plan_with(name: &str, orders: u64) -> Option<SimPlan> {
+    let mut plan = SimPlan { orders, ..SimPlan::default() };
+    let bugs = &mut plan.bugs;
+    match name {
+        "reply-before-sync" => bugs.reply_before_sync = true,
+        "skip-sync" => bugs.skip_sync = true,
+        "new-key-on-retry" => bugs.new_key_on_retry = true,
+        "cursor-apart" => bugs.cursor_apart = true,
+        "accept-torn-tail" => bugs.recovery.accept_torn_tail = true,
+        "reserve-without-guard" => plan.business_bug = Some(BusinessBug::ReserveWithoutGuard),
+        "charge-before-reserved" => plan.business_bug = Some(BusinessBug::ChargeBeforeReserved),
+        _ => return None,
+    }
+    debug_assert!(plan.bugs != EngineBugs::default() || plan.business_bug.is_some());
+    Some(plan)
+}
+
+/// The functions of the business, with the bug if there is one.
+pub fn functions(bug: Option<BusinessBug>) -> Functions {
+    match bug {
+        None => fns::all(),
+        Some(BusinessBug::ReserveWithoutGuard) => {
+            fns::all().with("reserve-stock", Function::Transact(reserve_without_guard))
+        }
+        Some(BusinessBug::ChargeBeforeReserved) => {
+            fns::all().with("prepare-payment", Function::Prepare(charge_before_reserved))
+        }
+    }
+}
+
+fn reserve_without_guard(input: &TaskInput<'_>) -> Result<Vec<Write>, TaskError> {
+    let reserved = moved(input.item, "inventoryStatus", inventory_status::RESERVED, input.now_ms);
+    let mut writes = vec![unguarded(input.item, reserved)];
+    writes.extend(lines(input.item).iter().map(|line| Write {
+        pk: line.sku.pk(),
+        sk: line.sku.sk(),
+        condition: None,
+        action: Action::Update(vec![
+            Update::Add("quantity", (-line.quantity).into()),
+            Update::Add("reserved", line.quantity.into()),
+        ]),
+    }));
+    Ok(writes)
+}
+
+fn charge_before_reserved(input: &DeliveryInput<'_>) -> Delivery {
+    let order_id = input.message.str("orderId").unwrap_or("");
+    let order = input.reads.find("orderId", order_id);
+    let pending = order.filter(|order| order.str("paymentStatus") == Some(payment_status::PENDING));
+    let Some(order) = pending else { return fns::payments::prepare_payment(input) };
+    let updates = moved(order, "paymentStatus", payment_status::PROCESSING, input.now_ms);
+    let mut write = unguarded(order, updates);
+    write.condition = Some(Condition::is("paymentStatus", payment_status::PENDING));
+    Delivery::Call { writes: vec![write], key: charge_key(order), body: request(order) }
+}
+
+fn request(order: &Doc) -> Doc {
+    let text = |name| Field::Str(order.str(name).unwrap_or(""));
+    let number = |name| Field::Int(order.int(name).unwrap_or(0));
+    Doc::object(&[
+        ("amount", number("amount")),
+        ("currency", text("currency")),
+        ("customerId", text("customerId")),
+        ("orderId", text("orderId")),
+        ("quantity", number("quantity")),
+    ])
+}
+
+fn unguarded(order: &Doc, updates: Vec<Update>) -> Write {
+    Write {
+        pk: order.str("pk").unwrap_or("").into(),
+        sk: order.str("sk").unwrap_or("").into(),
+        condition: None,
+        action: Action::Update(updates),
+    }
+}

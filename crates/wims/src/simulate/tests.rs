@@ -1,0 +1,40 @@
+//! The simulator's own tests: it passes what is right and finds what is wrong.
+
+use super::*;
+
+const SEEDS: u64 = 20;
+
+#[test]
+fn twenty_short_seeds_keep_every_promise() {
+    let plan = SimPlan::default();
+    let (mut crashes, mut orders) = (0, 0);
+    for seed in 0..SEEDS {
+        let report = run_seed(seed, &plan).unwrap_or_else(|failure| panic!("{failure}"));
+        crashes += report.counts.crashes;
+        orders += report.orders;
+    }
+    assert!(crashes >= 60, "only {crashes} crashes: the world is not hostile");
+    assert!(orders >= 500, "only {orders} orders: the workload does not work");
+}
+
+#[test]
+fn a_seed_reproduces_to_the_bit() {
+    let plan = SimPlan::default();
+    assert_eq!(run_seed(7, &plan), run_seed(7, &plan));
+    assert_ne!(run_seed(7, &plan), run_seed(8, &plan));
+}
+
+#[test]
+fn each_planted_bug_is_found_within_twenty_seeds() {
+    for name in PLANTED {
+        let plan = plan_with(name, ORDERS).unwrap();
+        assert!((0..SEEDS).any(|seed| run_seed(seed, &plan).is_err()), "{name}");
+    }
+}
+
+#[test]
+fn a_planted_bug_fails_the_same_way_twice() {
+    let plan = plan_with("reserve-without-guard", ORDERS).unwrap();
+    let seed = (0..SEEDS).find(|seed| run_seed(*seed, &plan).is_err()).unwrap();
+    assert_eq!(run_seed(seed, &plan), run_seed(seed, &plan));
+}

@@ -1,0 +1,110 @@
+//! Bad days of everyone around: throttling, declines, cut connections, a payments API that is not
+//! there or refuses our credentials, short disks, dead letters.
+
+use crate::harness::{Server, await_condition};
+
+fn stats(server: &Server) -> serde_json::Value {
+    let url = server.sandbox_url.as_ref().expect("a sandbox");
+    reqwest::blocking::get(format!("{url}/stats"))
+        .and_then(reqwest::blocking::Response::json)
+        .expect("stats")
+}
+
+#[test]
+fn a_throttling_payments_api_burns_no_attempts_and_dead_letters_nobody() {
+    // Our pace is set above what the sandbox takes, so that it has to refuse.
+    let server = Server::start(
+        "throttle",
+        &["--sandbox-rate=100", "--sandbox-burst=5", "--payments-rate=150", "--payments-burst=20"],
+    );
+    let orders: Vec<_> = (0..60).map(|i| server.order(&i.to_string(), 1)).collect();
+    for order in &orders {
+        server.await_status(order, "READY");
+    }
+    let stats = stats(&server);
+    assert_eq!(stats["charges"], 60, "{stats}");
+    assert!(stats["throttled"].as_u64() > Some(0), "the sandbox refused nothing: {stats}");
+    assert_eq!(server.queue("payments-dlq")["messages"], 0);
+}
+
+#[test]
+fn a_declined_payment_puts_the_order_on_hold_with_its_reason() {
+    let server = Server::start("decline", &["--sandbox-decline-percent=100"]);
+    let order = server.order("349", 1);
+    let held = server.await_status(&order, "ON_HOLD");
+    assert_eq!(held["paymentStatus"], "DECLINED");
+    assert_eq!(held["reason"], "insufficient_funds");
+    assert_eq!(stats(&server)["charges"], 0);
+}
+
+#[test]
+fn a_cut_connection_after_the_charge_is_looked_up_and_charges_once() {
+    // Every charge is cut off; the look-up comes after the first wait for an unknown outcome,
+    // which a restart makes immediate: what a former life held is looked up at once.
+    let server =
+        Server::start("cut", &["--sandbox-drop-after-charge-every=1", "--sandbox-rate=50"]);
+    let order = server.order("349", 1);
+    await_condition("the outcome to be unknown", || {
+        server.get(&format!("/orders/{order}")).1["paymentStatus"] == "UNKNOWN"
+    });
+    assert_eq!(stats(&server)["charges"], 1);
+    let (_, page) = server.get("/queues/payments-queue/messages");
+    assert_eq!(page["items"][0]["attempts"], 1, "an unknown outcome uses an attempt: {page}");
+}
+
+#[test]
+fn a_payment_found_under_way_after_a_kill_is_looked_up_not_charged_again() {
+    let mut server = Server::start("found", &["--sandbox-late-charge-ms=400", "--sandbox-rate=50"]);
+    let order = server.order("349", 1);
+    await_condition("the call to be under way", || {
+        server.get(&format!("/orders/{order}")).1["paymentStatus"] == "PROCESSING"
+    });
+    server.process.kill();
+    let server = Server::in_folder(server.into_folder(), &["--sandbox-rate=50"]);
+    server.await_status(&order, "READY");
+    let stats = stats(&server);
+    assert_eq!(stats["charges"], 1, "{stats}");
+    assert!(stats["lookups"].as_u64() >= Some(1), "{stats}");
+}
+
+#[test]
+fn a_payments_api_that_is_not_there_defers_without_attempts() {
+    let server = Server::start("gone", &["--payments-url=http://127.0.0.1:9"]);
+    let order = server.order("349", 1);
+    await_condition("a deferral", || {
+        server.metric("wims_pipe_deferrals_total{pipe=\"PaymentsPipe\"}") >= 1.0
+    });
+    let (_, page) = server.get("/queues/payments-queue/messages");
+    assert_eq!(page["items"][0]["attempts"], 0, "{page}");
+    assert_eq!(server.get(&format!("/orders/{order}")).1["status"], "PENDING");
+}
+
+#[test]
+fn a_wrong_address_pauses_the_pipe_and_mails_the_team_once() {
+    let other = Server::start("other", &[]);
+    let wrong = format!("--payments-url={}", other.url("/not-payments"));
+    let server = Server::start("wrong-address", &[&wrong]);
+    for i in 0..5 {
+        server.order(&i.to_string(), 1);
+    }
+    await_condition("the team's mail", || server.outbox().len() == 1);
+    let mail = server.outbox().remove(0);
+    assert!(mail.contains("PaymentsPipe") && mail.contains("paused"), "{mail}");
+    assert_eq!(server.metric("wims_pipe_paused{pipe=\"PaymentsPipe\"}"), 1.0);
+}
+
+#[test]
+fn stock_that_falls_to_its_reorder_point_mails_the_team_once() {
+    let server = Server::start("low", &["--team-email=buyers@example.com"]);
+    let body = r#"{"productName":"MacGuffin","unitPrice":2500,"reorderPoint":999990}"#;
+    assert_eq!(server.send(reqwest::Method::PUT, "/inventory/MACGUFFIN/LX", body).0, 200);
+    server.order("1", 9);
+    server.order("2", 1);
+    server.order("3", 1);
+    await_condition("the mail", || !server.outbox().is_empty());
+    await_condition("all to be reserved", || server.get("/inventory").1["reserved"] == 11);
+    let mails = server.outbox();
+    assert_eq!(mails.len(), 1, "{mails:?}");
+    assert!(mails[0].contains("buyers@example.com"), "{}", mails[0]);
+    assert!(mails[0].contains("MACGUFFIN/LX"), "{}", mails[0]);
+}

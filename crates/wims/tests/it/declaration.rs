@@ -1,0 +1,94 @@
+//! The stack is what runs: an edited declaration changes what happens, and nothing else does it.
+
+use serde_json::Value;
+
+use crate::harness::{Folder, Server, await_condition, wims};
+
+fn declaration() -> Value {
+    let output = wims(&["graph", "--format=declaration"]);
+    serde_json::from_str(&output.stdout).expect("the declaration is JSON")
+}
+
+fn serve(name: &str, stack: &Value) -> Server {
+    let folder = Folder::new(name);
+    let path = folder.join("stack.json");
+    std::fs::write(&path, stack.to_string()).expect("written");
+    let argument = format!("--stack={}", path.display());
+    Server::in_folder(folder, &[&argument])
+}
+
+fn rule<'a>(stack: &'a mut Value, name: &str) -> &'a mut Value {
+    let rules = stack["rules"].as_array_mut().expect("rules");
+    rules.iter_mut().find(|rule| rule["name"] == name).expect("the rule is there")
+}
+
+#[test]
+fn without_the_orders_rule_nothing_happens_to_an_order() {
+    let mut stack = declaration();
+    let rules = stack["rules"].as_array_mut().expect("rules");
+    rules.retain(|rule| rule["name"] != "OrdersStateMachine");
+    let server = serve("no-rule", &stack);
+    let order = server.order("349", 7);
+    await_condition("the change to pass", || server.metric("wims_change_lag") == 0.0);
+    let (_, order) = server.get(&format!("/orders/{order}"));
+    assert_eq!(order["inventoryStatus"], "UNRESERVED");
+    assert_eq!(server.get("/inventory").1["quantity"], 1_000_000);
+    assert_eq!(server.queue("payments-queue")["messages"], 0);
+}
+
+#[test]
+fn a_changed_number_in_a_pattern_changes_which_orders_are_worked_on() {
+    let mut stack = declaration();
+    let data = &mut rule(&mut stack, "OrdersStateMachine")["pattern"]["detail"]["data"];
+    data["NewImage"] = serde_json::json!({"quantity": [{"numeric": ["<=", 5]}]});
+    let server = serve("numeric", &stack);
+    let (large, small) = (server.order("1", 6), server.order("2", 5));
+    server.await_status(&small, "READY");
+    let (_, order) = server.get(&format!("/orders/{large}"));
+    assert_eq!(order["inventoryStatus"], "UNRESERVED");
+    assert_eq!(server.get("/inventory").1["reserved"], 5);
+}
+
+#[test]
+fn a_rule_pointed_at_another_queue_sends_there() {
+    let mut stack = declaration();
+    let mut queue = stack["queues"][0].clone();
+    queue["name"] = "elsewhere".into();
+    queue["alarm"] = Value::Null;
+    queue["redrive"] = Value::Null;
+    stack["queues"].as_array_mut().expect("queues").push(queue);
+    let target = &mut rule(&mut stack, "OrdersStateMachine")["targets"][0];
+    target["to"] = serde_json::json!({"Queue": ["elsewhere", {"Path": "$.detail.data.NewImage"}]});
+    let server = serve("elsewhere", &stack);
+    let order = server.order("349", 7);
+    await_condition("the message", || server.queue("elsewhere")["messages"] == 1);
+    let (_, page) = server.get("/queues/elsewhere/messages");
+    assert_eq!(page["items"][0]["body"]["orderId"], order.as_str());
+    assert_eq!(server.get("/inventory").1["quantity"], 1_000_000);
+}
+
+#[test]
+fn a_stack_with_a_dangling_reference_does_not_start_and_check_says_why() {
+    let mut stack = declaration();
+    rule(&mut stack, "FulfillmentRule")["targets"][0]["to"] =
+        serde_json::json!({"Workflow": "nobody"});
+    let folder = Folder::new("dangling");
+    let path = folder.join("stack.json");
+    std::fs::write(&path, stack.to_string()).expect("written");
+    let path = path.display().to_string();
+    let checked = wims(&["check", "--stack", &path]);
+    assert_eq!(checked.code, Some(78));
+    assert!(checked.stdout.contains("nobody"), "{}", checked.stdout);
+    let data = folder.join("data").display().to_string();
+    let served = wims(&[
+        "serve",
+        "--listen=127.0.0.1:0",
+        "--sandbox-listen=127.0.0.1:0",
+        "--stack",
+        &path,
+        "--data-dir",
+        &data,
+    ]);
+    assert_eq!(served.code, Some(78), "{}", served.stderr);
+    assert!(served.stderr.contains("nobody"), "{}", served.stderr);
+}

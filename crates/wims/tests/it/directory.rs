@@ -1,0 +1,124 @@
+//! The data directory: one user at a time, only ours, and what a rotten or full disk does.
+
+use std::os::unix::fs::FileExt;
+
+use crate::harness::{Folder, Server, await_condition, wims, wims_limited};
+
+fn serve_once(data: &std::path::Path) -> crate::harness::Output {
+    wims(&[
+        "serve",
+        "--listen=127.0.0.1:0",
+        "--sandbox-listen=127.0.0.1:0",
+        "--data-dir",
+        &data.display().to_string(),
+    ])
+}
+
+#[test]
+fn a_directory_in_use_is_refused_by_name() {
+    let server = Server::start("in-use", &[]);
+    let second = serve_once(&server.folder.join("data"));
+    assert_eq!(second.code, Some(73), "{}", second.stderr);
+    assert!(second.stderr.contains("in use by another wims"), "{}", second.stderr);
+}
+
+#[test]
+fn a_foreign_directory_is_refused_and_left_alone() {
+    let folder = Folder::new("foreign");
+    std::fs::write(folder.join("holiday.jpg"), "x").expect("written");
+    let refused = serve_once(&folder.0);
+    assert_eq!(refused.code, Some(73), "{}", refused.stderr);
+    assert!(refused.stderr.contains("not a data directory"), "{}", refused.stderr);
+    assert_eq!(std::fs::read_dir(&folder.0).expect("there").count(), 1);
+}
+
+#[test]
+fn a_port_in_use_is_told_with_what_to_do() {
+    let server = Server::start("port", &[]);
+    let address = server.url("").trim_start_matches("http://").to_owned();
+    let folder = Folder::new("port-2");
+    let data = folder.join("data").display().to_string();
+    let refused = wims(&["serve", "--listen", &address, "--data-dir", &data]);
+    assert_eq!(refused.code, Some(69), "{}", refused.stderr);
+    assert!(refused.stderr.contains("--listen"), "{}", refused.stderr);
+}
+
+#[test]
+fn an_address_beyond_loopback_is_refused_while_there_are_no_tokens() {
+    let refused = wims(&["serve", "--listen=0.0.0.0:0"]);
+    assert_eq!(refused.code, Some(78), "{}", refused.stderr);
+}
+
+/// Offset of the first frame of a segment.
+const FIRST_FRAME: u64 = 4096;
+
+#[test]
+fn a_flipped_bit_behind_which_sound_data_follows_refuses_to_start_with_its_place() {
+    let mut server = Server::start("bit", &[]);
+    for i in 0..10 {
+        server.order(&i.to_string(), 1);
+    }
+    assert_eq!(server.process.terminate(), Some(0));
+    let folder = server.into_folder();
+    let segment = folder.join("data/journal/00000000000000000001.seg");
+    let file = std::fs::OpenOptions::new().read(true).write(true).open(&segment).expect("there");
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, FIRST_FRAME + 100).expect("read");
+    file.write_all_at(&[byte[0] ^ 1], FIRST_FRAME + 100).expect("written");
+    let refused = serve_once(&folder.join("data"));
+    assert_eq!(refused.code, Some(73), "{}", refused.stderr);
+    assert!(refused.stderr.contains("segment 1 is bad at byte 4096"), "{}", refused.stderr);
+}
+
+#[test]
+fn a_torn_tail_is_cut_and_everything_before_it_is_there() {
+    let mut server = Server::start("torn", &[]);
+    let order = server.order("349", 1);
+    server.await_status(&order, "READY");
+    server.process.kill();
+    let folder = server.into_folder();
+    let segment = folder.join("data/journal/00000000000000000001.seg");
+    let bytes = std::fs::read(&segment).expect("there");
+    let end = bytes.rchunks(4096).position(|page| page.iter().any(|b| *b != 0)).expect("frames");
+    let end = bytes.len() - end * 4096;
+    let file = std::fs::OpenOptions::new().write(true).open(&segment).expect("there");
+    // The beginning of a frame that never got whole.
+    file.write_all_at(b"WIMFxxxx\x00\x20\x00\x00", end as u64).expect("written");
+    let server = Server::in_folder(folder, &[]);
+    assert!(server.log().contains("a torn tail was cut"), "{}", server.log());
+    assert_eq!(server.get(&format!("/orders/{order}")).1["status"], "READY");
+    server.order("350", 1);
+}
+
+#[test]
+fn a_disk_too_small_for_the_first_segments_is_told_before_any_order_is_taken() {
+    let folder = Folder::new("small");
+    let refused = wims_limited(&folder, 2 << 20);
+    assert_eq!(refused.code, Some(74), "{}", refused.stderr);
+    assert!(refused.stderr.contains("is the disk full?"), "{}", refused.stderr);
+}
+
+#[test]
+fn a_write_that_fails_ends_the_process_and_loses_no_acknowledged_order() {
+    let server = Server::start("full", &[]);
+    let mut server = server;
+    assert_eq!(server.process.terminate(), Some(0));
+    // No file may grow past 2 MiB: the prepared segments have 4, so a commit fails half-way.
+    let mut server = Server::limited(server.into_folder(), 2 << 20);
+    let body = format!(r#"{{"customerId":"{}","quantity":1}}"#, "x".repeat(128));
+    let mut accepted = Vec::new();
+    while let Some((status, reply)) = server.try_post("/orders", &body) {
+        assert_eq!(status, 200, "{reply}");
+        accepted.push(reply["orderId"].as_str().expect("an id").to_owned());
+        assert!(accepted.len() < 20_000, "the limit was never met");
+    }
+    assert_eq!(server.process.wait(), Some(74), "{}", server.log());
+    assert!(server.log().contains("the journal could not be written"), "{}", server.log());
+    let server = Server::in_folder(server.into_folder(), &[]);
+    for order in accepted.iter().rev().take(50).chain(accepted.iter().take(50)) {
+        assert_eq!(server.get(&format!("/orders/{order}")).0, 200, "{order}");
+    }
+    await_condition("all to be reserved", || {
+        server.get("/inventory").1["reserved"].as_u64() >= Some(accepted.len() as u64)
+    });
+}
