@@ -225,3 +225,39 @@ pub(crate) fn event_doc(event: &EventView<'_>) -> Doc {
         });
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use wims_stack::{QueueRef, TargetRef, Template};
+
+    use crate::functions::{Function, PutEvent, StreamRecord};
+    use crate::quiet::{self, Quiet};
+
+    fn tell_or_panic(records: &[StreamRecord<'_>]) -> Vec<PutEvent> {
+        let is_poison = |images: &StreamRecord<'_>| {
+            images.new.and_then(|item| item.str("sk")) == Some("poison")
+        };
+        assert!(!records.iter().any(is_poison), "poison");
+        quiet::tell(records)
+    }
+
+    #[test]
+    fn a_record_that_makes_the_enrichment_fail_is_buried_and_holds_up_no_other() {
+        let message = Template::path("$.detail.sk");
+        let stack = quiet::stack(TargetRef::Queue(QueueRef::new("noted"), message));
+        let functions = quiet::functions().with("tell", Function::Enrich(tell_or_panic));
+        let mut quiet = Quiet::start(&stack, &functions);
+        // One batch, and one that comes later.
+        ["1", "2", "poison", "4", "5"].into_iter().for_each(|sk| quiet.put(sk));
+        quiet.pass_ms(10);
+        quiet.put("6");
+        quiet.pass_ms(10);
+        let noted = quiet.messages("noted");
+        let noted: Vec<_> = noted.iter().filter_map(|m| m.body.view().as_str()).collect();
+        assert_eq!(noted, ["1", "2", "4", "5", "6"]);
+        let letters = quiet.messages("dead");
+        assert_eq!(letters.len(), 1);
+        assert_eq!(letters[0].body.part("NewImage"), Some(quiet::item("poison")));
+        assert_eq!(quiet.engine.state.stream.len(), 0, "nothing waits for the pipe");
+    }
+}

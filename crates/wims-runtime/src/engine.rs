@@ -309,6 +309,11 @@ impl Engine {
         self.journal.has_room()
     }
 
+    /// Whether a frame is on its way to the disk.
+    pub fn is_frame_in_flight(&self) -> bool {
+        self.journal.is_in_flight()
+    }
+
     /// Whether everything is durable and nothing is under way inside.
     pub fn is_settled(&self) -> bool {
         self.journal.is_settled() && !self.has_more_work()
@@ -355,7 +360,9 @@ impl Engine {
         // Whole milliseconds only; the rest stays for the next step.
         let passed_ms = passed_us / 1_000;
         self.state.clock_ms += passed_ms;
-        self.now = Now { wall_ms: now.wall_ms, mono_us: self.now.mono_us + passed_ms * 1_000 };
+        // A frame's records are stamped in order, whatever the wall clock does.
+        let wall_ms = now.wall_ms.max(self.journal.open_wall_ms());
+        self.now = Now { wall_ms, mono_us: self.now.mono_us + passed_ms * 1_000 };
         self.refill_tokens(now.mono_us);
     }
 
@@ -438,7 +445,7 @@ impl Engine {
         if self.state.stream.len() > CHANGE_LAG_MAX {
             return Some("too many changes wait for the pipe");
         }
-        (self.memory_bytes() > self.options.memory_max).then_some("open orders fill the memory")
+        (self.memory_bytes() > self.options.memory_max).then_some("what is open fills the memory")
     }
 
     /// A UUIDv7 greater than every one before.

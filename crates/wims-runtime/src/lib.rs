@@ -32,3 +32,6 @@ mod workflow;
 
 pub use engine::{Engine, EngineBugs, EngineOptions, StartError};
 pub use functions::{Function, Functions};
+
+#[cfg(test)]
+mod quiet;

@@ -120,6 +120,8 @@ impl Engine {
     fn start_mail(&mut self, subscription: &SubscriptionPlan, messages: Vec<u64>) {
         let queue = subscription.queue;
         let mut events = Vec::with_capacity(messages.len());
+        let first = self.state.queue(queue).get(messages[0]);
+        let sent_ms = first.map_or(0, |message| message.sent_ms);
         for id in &messages {
             let message = self.state.queue(queue).get(*id).expect("it was ready").clone();
             events.push(message.body);
@@ -140,7 +142,8 @@ impl Engine {
         });
         *self.mails.in_flight.entry(queue).or_default() += 1;
         self.hold(Output::Mail(MailJob {
-            message_id: format!("{queue}.{}@wims", messages[0]),
+            // The same on every try, another one in another journal or for another digest.
+            message_id: format!("{sent_ms}.{}.{}@wims", messages[0], messages.len()),
             mail: MailId { queue, messages },
             to: subscription.subscription.email.clone(),
             subject: text.subject,
@@ -184,7 +187,7 @@ impl Engine {
         if attempts >= ATTEMPTS_MAX {
             return self.bury_mail(plan, queue, id, reason);
         }
-        let longest = (5_000u64 << attempts.min(16)).min(RETRY_MAX_MS);
+        let longest = (5_000u64 << (attempts - 1).min(16)).min(RETRY_MAX_MS);
         let visible_at_ms = self.state.clock_ms + self.rng.u64(longest / 2..=longest);
         let hidden = Hidden { queue, id, visible_at_ms, receives, attempts, held: false };
         self.emit(Cause::default(), Record::Hidden(hidden));

@@ -390,20 +390,25 @@ impl Compiler<'_> {
     fn rules(&mut self) -> (Vec<RulePlan>, RuleIndex) {
         let (mut rules, mut patterns) = (Vec::new(), Vec::new());
         for rule in &self.stack.rules {
-            match rule.pattern.compile() {
-                Ok(pattern) => patterns.push(pattern),
+            let pattern = match rule.pattern.compile() {
+                Ok(pattern) => pattern,
                 Err(error) => {
                     self.errors.push(format!("rule/{}: {error}", rule.name));
                     continue;
                 }
-            }
+            };
             let bus = self.numbered("bus", rule.bus.name());
             let targets = rule.targets.iter().map(|target| TargetPlan {
                 to: self.target(&target.to),
                 retry: target.retry.clone(),
                 dead_letters: self.queue(&target.dead_letters),
             });
-            let targets = targets.collect();
+            let targets: Vec<TargetPlan> = targets.collect();
+            // A log is read from the journal; nothing is done when the event arises.
+            if targets.iter().all(|target| matches!(target.to, TargetKind::Log)) {
+                continue;
+            }
+            patterns.push(pattern);
             rules.push(RulePlan { name: rule.name.clone(), bus, targets });
         }
         (rules, RuleIndex::new(patterns))

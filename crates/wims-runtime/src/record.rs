@@ -5,7 +5,7 @@
 //! anything: that is the state's `apply`, the same line for live, replayed and simulated records.
 
 use wims_stack::doc::{read_varint, write_varint};
-use wims_stack::{Doc, Field, View};
+use wims_stack::{Doc, Field};
 
 /// One record with where it stands and what it follows from.
 #[derive(Clone, Debug, PartialEq)]
@@ -443,26 +443,33 @@ fn write_change(to: &mut Vec<u8>, change: &Change) {
 /// Old values of attributes that changed or went, and names of attributes that are new.
 fn old_values<'a>(old: &'a Doc, new: &'a Doc) -> (Vec<(&'a str, Field<'a>)>, Vec<&'a str>) {
     let (mut had, mut new_names) = (Vec::new(), Vec::new());
-    let attributes = |doc: &'a Doc| doc.view().as_map().expect("an item is a map").peekable();
+    let attributes = |doc: &'a Doc| doc.view().as_map().expect("an item is a map");
     let (mut old, mut new) = (attributes(old), attributes(new));
+    let (mut was, mut is) = (old.next_raw(), new.next_raw());
     loop {
-        let before = |a: Option<&(&str, View<'_>)>, b: Option<&(&str, View<'_>)>| match (a, b) {
-            (Some(a), Some(b)) => a.0 < b.0,
-            (a, _) => a.is_some(),
-        };
-        if before(old.peek(), new.peek()) {
-            had.extend(old.next().map(|(name, value)| (name, Field::View(value))));
-        } else if before(new.peek(), old.peek()) {
-            new_names.extend(new.next().map(|(name, _)| name));
-        } else {
-            let (Some((name, was)), Some((_, is))) = (old.next(), new.next()) else {
-                return (had, new_names);
-            };
-            if was.bytes() != is.bytes() {
-                had.push((name, Field::View(was)));
+        match (was, is) {
+            (None, None) => return (had, new_names),
+            (Some((name, value)), other) if other.is_none_or(|(other, _)| name < other) => {
+                had.push((as_name(name), Field::View(value)));
+                was = old.next_raw();
             }
+            (Some((name, before)), Some((other, after))) if name == other => {
+                if before.bytes() != after.bytes() {
+                    had.push((as_name(name), Field::View(before)));
+                }
+                (was, is) = (old.next_raw(), new.next_raw());
+            }
+            (_, Some((name, _))) => {
+                new_names.push(as_name(name));
+                is = new.next_raw();
+            }
+            (Some(_), None) => unreachable!("an attribute without a counterpart was taken above"),
         }
     }
+}
+
+fn as_name(name: &[u8]) -> &str {
+    std::str::from_utf8(name).expect("documents are checked when they are read")
 }
 
 struct Reader<'a> {

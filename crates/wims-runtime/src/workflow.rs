@@ -313,3 +313,116 @@ pub(crate) fn event_view(doc: &Doc) -> EventView<'_> {
         detail: doc.get("detail").map_or(Node::Str(""), Node::View),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use wims_stack::{
+        Catch, FunctionRef, Machine, QueueRef, State, StateKind, TableRef, TargetRef, Task,
+        Transact, Workflow, WorkflowRef,
+    };
+
+    use super::*;
+    use crate::functions::Function;
+    use crate::quiet::{self, Quiet};
+
+    /// A task whose function makes the new item DONE, or fails.
+    fn work(retry: Vec<Retry>, catch: Vec<Catch>) -> State {
+        let task = Task::Transact(Transact {
+            table: TableRef::new("T"),
+            pk: Template::path("$.detail.pk"),
+            sk: Template::path("$.detail.sk"),
+            guard: Condition::is("state", "NEW"),
+            function: FunctionRef::new("work"),
+            becomes: Becomes { attribute: "state".into(), values: vec![Doc::text("DONE")] },
+        });
+        State { name: "Work".into(), kind: StateKind::Task { task, retry, catch } }
+    }
+
+    /// Once more, after half a second to a second.
+    fn once_more() -> Vec<Retry> {
+        vec![Retry {
+            errors: vec![ALL_ERRORS.into()],
+            interval_ms: 1_000,
+            backoff: 2,
+            interval_max_ms: 60_000,
+            attempts_max: 1,
+        }]
+    }
+
+    /// An engine in which a new item has just started a workflow of these states.
+    fn start(states: Vec<State>, work: TransactFn) -> Quiet {
+        let workflow = WorkflowRef::new("w");
+        let mut stack = quiet::stack(TargetRef::Workflow(workflow.clone()));
+        stack.workflows.push(Workflow { name: workflow, machine: Machine { states } });
+        let functions = quiet::functions().with("work", Function::Transact(work));
+        let mut quiet = Quiet::start(&stack, &functions);
+        quiet.put("1");
+        quiet.pass_ms(10);
+        quiet
+    }
+
+    fn state_and_waiting(quiet: &Quiet) -> (Option<&str>, usize) {
+        (quiet.item("1").str("state"), quiet.engine.state.executions.len())
+    }
+
+    fn done(_: &TaskInput<'_>) -> Result<Vec<Write>, TaskError> {
+        let action = Action::Update(vec![Update::SetConst("state", "DONE")]);
+        Ok(vec![Write { pk: "a".into(), sk: "1".into(), condition: None, action }])
+    }
+
+    fn throttled(_: &TaskInput<'_>) -> Result<Vec<Write>, TaskError> {
+        Err(task_error("DynamoDB.ThrottlingException", "too fast"))
+    }
+
+    #[test]
+    fn a_task_that_fails_once_is_retried_after_its_interval_and_succeeds() {
+        static FAILED: AtomicBool = AtomicBool::new(false);
+        let fails_once: TransactFn = |input| {
+            if FAILED.swap(true, Ordering::Relaxed) { done(input) } else { throttled(input) }
+        };
+        let mut quiet = start(vec![work(once_more(), Vec::new())], fails_once);
+        assert_eq!(state_and_waiting(&quiet), (Some("NEW"), 1));
+        quiet.pass_ms(450);
+        assert_eq!(state_and_waiting(&quiet), (Some("NEW"), 1), "at least half the interval");
+        quiet.pass_ms(600);
+        assert_eq!(state_and_waiting(&quiet), (Some("DONE"), 0));
+        assert!(quiet.messages("dead").is_empty());
+    }
+
+    #[test]
+    fn a_task_that_keeps_failing_goes_on_where_its_catch_says() {
+        let catch = vec![Catch { errors: vec![ALL_ERRORS.into()], next: "Note".into() }];
+        let (queue, message) = (QueueRef::new("noted"), Template::path("$.detail.sk"));
+        let task = Task::SendMessage { queue, message };
+        let note = StateKind::Task { task, retry: Vec::new(), catch: Vec::new() };
+        let states = vec![
+            work(once_more(), catch),
+            State { name: "Worked".into(), kind: StateKind::Succeed },
+            State { name: "Note".into(), kind: note },
+        ];
+        let mut quiet = start(states, throttled);
+        assert!(quiet.messages("noted").is_empty(), "the retry comes first");
+        quiet.pass_ms(1_100);
+        assert_eq!(quiet.messages("noted")[0].body, Doc::text("1"));
+        assert_eq!(state_and_waiting(&quiet), (Some("NEW"), 0));
+        assert!(quiet.messages("dead").is_empty());
+    }
+
+    #[test]
+    fn a_failure_without_catch_puts_the_event_among_the_dead_letters() {
+        for retry in [Vec::new(), once_more()] {
+            let mut quiet = start(vec![work(retry, Vec::new())], throttled);
+            quiet.pass_ms(1_100);
+            assert_eq!(state_and_waiting(&quiet), (Some("NEW"), 0));
+            let letters = quiet.messages("dead");
+            assert_eq!(letters.len(), 1);
+            assert_eq!(letters[0].body.part("detail"), Some(quiet::item("1")));
+            let attributes = letters[0].attributes.as_deref().unwrap();
+            assert_eq!(attributes.str("RULE_ARN"), Some("r"));
+            let reason = attributes.str("ERROR_MESSAGE");
+            assert_eq!(reason, Some("w: DynamoDB.ThrottlingException: too fast"));
+        }
+    }
+}

@@ -322,6 +322,18 @@ pub struct MapView<'a> {
 }
 
 impl<'a> MapView<'a> {
+    /// The next attribute with its name as bytes, which compare as the names do.
+    #[inline]
+    pub fn next_raw(&mut self) -> Option<(&'a [u8], View<'a>)> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let (key, rest) = self.rest[1..].split_at(self.rest[0] as usize);
+        let (value, rest) = rest.split_at(value_len(rest));
+        self.rest = rest;
+        Some((key, View { bytes: value }))
+    }
+
     fn of(map: &'a [u8]) -> MapView<'a> {
         let rest = if map[0] == MAP { table_of(map).0 } else { &map[5..] };
         MapView { rest }
@@ -332,13 +344,7 @@ impl<'a> Iterator for MapView<'a> {
     type Item = (&'a str, View<'a>);
 
     fn next(&mut self) -> Option<(&'a str, View<'a>)> {
-        if self.rest.is_empty() {
-            return None;
-        }
-        let (key, rest) = self.rest[1..].split_at(self.rest[0] as usize);
-        let (value, rest) = rest.split_at(value_len(rest));
-        self.rest = rest;
-        Some((checked_str(key), View { bytes: value }))
+        self.next_raw().map(|(key, value)| (checked_str(key), value))
     }
 }
 
@@ -457,9 +463,13 @@ impl DocWriter {
     /// # Panics
     /// When the name is longer than [`KEY_BYTES_MAX`].
     pub fn key(&mut self, name: &str) {
+        self.raw_key(name.as_bytes());
+    }
+
+    fn raw_key(&mut self, name: &[u8]) {
         self.starts.push(self.bytes.len());
         self.bytes.push(u8::try_from(name.len()).expect("attribute names are at most 255 bytes"));
-        self.bytes.extend_from_slice(name.as_bytes());
+        self.bytes.extend_from_slice(name);
     }
 
     /// An attribute inside [`DocWriter::map`].
@@ -479,16 +489,19 @@ impl DocWriter {
         self.map(|w| sorted.iter().for_each(|(name, field)| w.entry(name, *field)));
     }
 
-    fn merge(&mut self, map: MapView<'_>, changes: &[(&str, Option<Field<'_>>)]) {
+    fn merge(&mut self, mut map: MapView<'_>, changes: &[(&str, Option<Field<'_>>)]) {
         self.map(|w| {
             let mut changes = changes.iter().peekable();
-            for (name, value) in map {
-                while let Some((new, field)) = changes.next_if(|change| change.0 < name) {
+            while let Some((name, value)) = map.next_raw() {
+                while let Some((new, field)) = changes.next_if(|c| c.0.as_bytes() < name) {
                     w.optional(new, *field);
                 }
-                match changes.next_if(|change| change.0 == name) {
-                    Some((_, field)) => w.optional(name, *field),
-                    None => w.entry(name, Field::View(value)),
+                match changes.next_if(|change| change.0.as_bytes() == name) {
+                    Some((name, field)) => w.optional(name, *field),
+                    None => {
+                        w.raw_key(name);
+                        w.view(value);
+                    }
                 }
             }
             changes.for_each(|(name, field)| w.optional(name, *field));

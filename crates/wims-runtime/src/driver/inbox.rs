@@ -3,7 +3,6 @@
 //! Promise: one wake-up a group, not one an order: the engine is woken only when it sleeps, and a
 //! thread is told of all its replies at once.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -24,6 +23,8 @@ struct Waiting {
     completions: Vec<Input>,
     asleep: bool,
     woken: bool,
+    /// So many requests wake the engine.
+    enough: usize,
 }
 
 /// The engine's inbox.
@@ -41,7 +42,9 @@ impl EngineInbox {
             return false;
         }
         waiting.requests.push(input);
-        self.ring(&mut waiting);
+        if waiting.requests.len() >= waiting.enough {
+            self.ring(&mut waiting);
+        }
         true
     }
 
@@ -66,11 +69,13 @@ impl EngineInbox {
     }
 
     /// Moves what waits to `inputs`, completions first; sleeps at most `patience` when nothing
-    /// does. Requests stay when `with_requests` is false.
-    pub fn take(&self, inputs: &mut Vec<Input>, with_requests: bool, patience: Option<Duration>) {
+    /// does. Fewer requests than `enough` do not wake it, though they are taken with whatever
+    /// does; none are taken when it is `None`.
+    pub fn take(&self, inputs: &mut Vec<Input>, enough: Option<usize>, patience: Option<Duration>) {
         let mut waiting = locked(&self.waiting);
+        waiting.enough = enough.unwrap_or(usize::MAX);
         let is_empty = |waiting: &Waiting| {
-            let requests = with_requests && !waiting.requests.is_empty();
+            let requests = waiting.requests.len() >= waiting.enough;
             waiting.completions.is_empty() && !requests && !waiting.woken
         };
         if is_empty(&waiting) && patience != Some(Duration::ZERO) {
@@ -85,7 +90,7 @@ impl EngineInbox {
         }
         waiting.woken = false;
         inputs.append(&mut waiting.completions);
-        if with_requests {
+        if enough.is_some() {
             let some = waiting.requests.len().min(STEP_REQUESTS_MAX);
             inputs.extend(waiting.requests.drain(..some));
         }
@@ -100,10 +105,36 @@ pub struct ReplyInbox {
     asked: Mutex<Asked>,
 }
 
+/// Who waits for a reply, by slot. A slot is used again under another number, so that a late
+/// reply to who has gone is nobody's.
 #[derive(Default)]
 struct Asked {
-    next_slot: u64,
-    senders: HashMap<u64, oneshot::Sender<Answer>>,
+    slots: Vec<(u32, Option<oneshot::Sender<Answer>>)>,
+    free: Vec<u32>,
+}
+
+impl Asked {
+    fn add(&mut self, sender: oneshot::Sender<Answer>) -> u64 {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.slots.push((0, None));
+            u32::try_from(self.slots.len() - 1).expect("memory ends before 4 billion requests")
+        });
+        let (uses, place) = &mut self.slots[index as usize];
+        *uses = uses.wrapping_add(1);
+        *place = Some(sender);
+        (u64::from(*uses) << 32) | u64::from(index)
+    }
+
+    fn remove(&mut self, slot: u64) -> Option<oneshot::Sender<Answer>> {
+        let index = slot as u32;
+        let (uses, place) = self.slots.get_mut(index as usize)?;
+        if u64::from(*uses) != slot >> 32 {
+            return None;
+        }
+        let sender = place.take()?;
+        self.free.push(index);
+        Some(sender)
+    }
 }
 
 impl ReplyInbox {
@@ -121,7 +152,7 @@ impl ReplyInbox {
             std::mem::swap(&mut *locked(&self.arrived), &mut replies);
             let mut asked = locked(&self.asked);
             for (slot, answer) in replies.drain(..) {
-                if let Some(sender) = asked.senders.remove(&slot) {
+                if let Some(sender) = asked.remove(slot) {
                     // A client that went away needs no reply; what it asked is done.
                     let _ = sender.send(answer);
                 }
@@ -131,15 +162,11 @@ impl ReplyInbox {
 
     fn ask(&self) -> (u64, oneshot::Receiver<Answer>) {
         let (sender, receiver) = oneshot::channel();
-        let mut asked = locked(&self.asked);
-        asked.next_slot += 1;
-        let slot = asked.next_slot;
-        asked.senders.insert(slot, sender);
-        (slot, receiver)
+        (locked(&self.asked).add(sender), receiver)
     }
 
     fn forget(&self, slot: u64) {
-        locked(&self.asked).senders.remove(&slot);
+        locked(&self.asked).remove(slot);
     }
 }
 

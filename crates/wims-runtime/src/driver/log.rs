@@ -5,6 +5,7 @@
 //! deliberately keeps nothing in memory between two reads.
 
 use std::os::unix::fs::FileExt;
+use std::panic::catch_unwind;
 
 use serde::Serialize;
 use uuid::Uuid;
@@ -212,7 +213,9 @@ impl LogReader {
                     }
                     let record =
                         StreamRecord { old: change.old.as_ref(), new: change.new.as_ref() };
-                    for put in enrich(&[record]).into_iter().filter(|put| !put.by_value) {
+                    // A poison record has no events; it is among the pipe's dead letters.
+                    let made = catch_unwind(|| enrich(&[record])).unwrap_or_default();
+                    for put in made.into_iter().filter(|put| !put.by_value) {
                         let view = EventView {
                             source: put.source,
                             detail_type: put.detail_type,

@@ -216,7 +216,10 @@ async fn send_over_smtp(
 /// Only a 5xx answer is final (RFC 5321, section 4.2.1); everything else may pass.
 fn after_smtp_error(error: &SmtpError) -> MailOutcome {
     let reason = error.to_string().chars().take(REASON_CHARS_MAX).collect();
-    if error.is_permanent() {
+    // A login that is missing or wrong is our setting, not this mail's fault.
+    let code = error.status().map(|code| code.to_string());
+    let is_login = code.is_some_and(|code| ["530", "534", "535", "538"].contains(&code.as_str()));
+    if error.is_permanent() && !is_login {
         MailOutcome::Rejected { reason }
     } else {
         MailOutcome::Retry { reason }

@@ -8,6 +8,7 @@ pub mod serve;
 pub mod simulate;
 pub mod stack;
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -123,6 +124,11 @@ impl Failure {
     pub fn new(code: u8, message: impl ToString) -> Failure {
         Failure { code, message: message.to_string() }
     }
+}
+
+/// Prints a line; a reader that has gone away, as `head` does, is no trouble.
+pub fn say(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 /// Runs what the command line asks for.

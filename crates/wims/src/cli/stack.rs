@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use wims_stack::check::{self, FunctionNames, Published, Severity};
 use wims_stack::{Stack, draw};
 
-use crate::cli::{EXIT_CONFIG, Failure};
+use crate::cli::{EXIT_CONFIG, Failure, say};
 use crate::constructs::payments_api::PaymentsPace;
 use crate::domain::{BUSINESS_SOURCE, CDC_EVENT, CUSTOMER, INVENTORY, PROJECT_SOURCE};
 use crate::fns;
@@ -52,18 +52,13 @@ enum Format {
 /// When a given declaration cannot be read.
 pub fn graph(args: &GraphArgs) -> Result<(), Failure> {
     let stack = chosen(args.stack.as_deref())?;
-    println!(
-        "{}",
-        match args.format {
-            Format::Text => draw::text(&stack),
-            Format::Mermaid => draw::mermaid(&stack),
-            Format::Json => draw::json(&stack),
-            Format::Declaration => {
-                serde_json::to_string_pretty(&stack).expect("a stack is plain data")
-            }
-        }
-        .trim_end()
-    );
+    say(match args.format {
+        Format::Text => draw::text(&stack),
+        Format::Mermaid => draw::mermaid(&stack),
+        Format::Json => draw::json(&stack),
+        Format::Declaration => serde_json::to_string_pretty(&stack).expect("a stack is plain data"),
+    }
+    .trim_end());
     Ok(())
 }
 
@@ -75,9 +70,9 @@ pub fn check(args: &CheckArgs) -> Result<(), Failure> {
     let stack = chosen(args.stack.as_deref())?;
     let findings = check::check(&stack, &function_names());
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&findings).expect("findings are plain data"));
+        say(&serde_json::to_string_pretty(&findings).expect("findings are plain data"));
     } else {
-        findings.iter().for_each(|finding| println!("{finding}"));
+        findings.iter().for_each(|finding| say(&finding.to_string()));
     }
     let errors = findings.iter().filter(|f| f.severity == Severity::Error).count();
     if errors == 0 {

@@ -4,20 +4,25 @@ use serde_json::Value;
 
 use crate::harness::{Folder, Server, await_condition, wims};
 
-fn declaration() -> Value {
+/// The built-in stack as data.
+pub fn declaration() -> Value {
     let output = wims(&["graph", "--format=declaration"]);
     serde_json::from_str(&output.stdout).expect("the declaration is JSON")
 }
 
-fn serve(name: &str, stack: &Value) -> Server {
+/// Starts a server that runs this stack.
+pub fn serve(name: &str, stack: &Value, more: &[&str]) -> Server {
     let folder = Folder::new(name);
     let path = folder.join("stack.json");
     std::fs::write(&path, stack.to_string()).expect("written");
     let argument = format!("--stack={}", path.display());
-    Server::in_folder(folder, &[&argument])
+    let arguments: Vec<&str> =
+        std::iter::once(argument.as_str()).chain(more.iter().copied()).collect();
+    Server::in_folder(folder, &arguments)
 }
 
-fn rule<'a>(stack: &'a mut Value, name: &str) -> &'a mut Value {
+/// A rule of the stack, by name.
+pub fn rule<'a>(stack: &'a mut Value, name: &str) -> &'a mut Value {
     let rules = stack["rules"].as_array_mut().expect("rules");
     rules.iter_mut().find(|rule| rule["name"] == name).expect("the rule is there")
 }
@@ -27,7 +32,7 @@ fn without_the_orders_rule_nothing_happens_to_an_order() {
     let mut stack = declaration();
     let rules = stack["rules"].as_array_mut().expect("rules");
     rules.retain(|rule| rule["name"] != "OrdersStateMachine");
-    let server = serve("no-rule", &stack);
+    let server = serve("no-rule", &stack, &[]);
     let order = server.order("349", 7);
     await_condition("the change to pass", || server.metric("wims_change_lag") == 0.0);
     let (_, order) = server.get(&format!("/orders/{order}"));
@@ -41,7 +46,7 @@ fn a_changed_number_in_a_pattern_changes_which_orders_are_worked_on() {
     let mut stack = declaration();
     let data = &mut rule(&mut stack, "OrdersStateMachine")["pattern"]["detail"]["data"];
     data["NewImage"] = serde_json::json!({"quantity": [{"numeric": ["<=", 5]}]});
-    let server = serve("numeric", &stack);
+    let server = serve("numeric", &stack, &[]);
     let (large, small) = (server.order("1", 6), server.order("2", 5));
     server.await_status(&small, "READY");
     let (_, order) = server.get(&format!("/orders/{large}"));
@@ -59,7 +64,7 @@ fn a_rule_pointed_at_another_queue_sends_there() {
     stack["queues"].as_array_mut().expect("queues").push(queue);
     let target = &mut rule(&mut stack, "OrdersStateMachine")["targets"][0];
     target["to"] = serde_json::json!({"Queue": ["elsewhere", {"Path": "$.detail.data.NewImage"}]});
-    let server = serve("elsewhere", &stack);
+    let server = serve("elsewhere", &stack, &[]);
     let order = server.order("349", 7);
     await_condition("the message", || server.queue("elsewhere")["messages"] == 1);
     let (_, page) = server.get("/queues/elsewhere/messages");
