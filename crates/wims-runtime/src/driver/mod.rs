@@ -38,7 +38,7 @@ use mail::{Mail, MailError, MailOptions, MailOutcome, Mailer};
 pub const EXIT_JOURNAL_FAILED: i32 = 74;
 /// Requests that wake the engine while a frame is on its way. Each wake-up costs about as much as
 /// a request; so many take less time than a commit.
-const GROUP: usize = 24;
+const GROUP: usize = 64;
 /// A clean stop waits this long for calls under way.
 pub const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -204,7 +204,6 @@ fn run_engine(
     stopping: &AtomicBool,
     clock: Clock,
 ) {
-    prefer_this_thread(NICE_ENGINE);
     let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
     let mut stop_at: Option<Instant> = None;
     loop {
@@ -357,23 +356,11 @@ impl World {
     }
 }
 
-/// Asks for a larger share of the processor for this thread. A commit that waits behind other
-/// threads makes everybody wait; where the system does not allow it, nothing is lost but time.
-pub fn prefer_this_thread(nice: i32) {
-    let _ = rustix::process::setpriority_process(None, nice);
-}
-
-/// The journal's thread sleeps nearly always and must wake at once.
-const NICE_JOURNAL: i32 = -15;
-/// The engine's thread works for all others.
-const NICE_ENGINE: i32 = -5;
-
 fn write_frames(
     mut writer: data_dir::FrameWriter,
     frames: &Receiver<FrameWrite>,
     inbox: &EngineInbox,
 ) {
-    prefer_this_thread(NICE_JOURNAL);
     for frame in frames {
         if let Err(error) = writer.write(&frame) {
             tracing::error!(
