@@ -20,7 +20,6 @@ fn no_acknowledged_order_is_lost_or_doubled_by_sigkill() {
             "--listen=127.0.0.1:0".into(),
             "--rate=5000".into(),
             "--burst=500".into(),
-            "--drop-after-charge-every=50".into(),
             format!("--ledger={}", outside.join("ledger.jsonl").display()),
         ],
         &outside.join("stderr.log"),
