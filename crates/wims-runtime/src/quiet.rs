@@ -11,7 +11,7 @@ use crate::engine::{Engine, EngineOptions};
 use crate::functions::{Function, Functions, PutEvent, Refusal, RouteInput, Routed, StreamRecord};
 use crate::io::{Input, Now, Output, Ticket};
 use crate::messages::Message;
-use crate::recovery::SegmentStore;
+use crate::recovery::NoSegments;
 
 /// A table `T`; each new item of it is an event `new` that the rule `r` hands to a target. Queues
 /// are `dead`, for dead letters, and `noted`.
@@ -100,7 +100,8 @@ impl Quiet {
     /// Starts an engine and lets it prepare its segments.
     pub fn start(stack: &Stack, functions: &Functions) -> Quiet {
         let now = Now { wall_ms: 1_700_000_000_000, mono_us: 0 };
-        let started = Engine::start(stack, functions, &mut Nothing, EngineOptions::default(), now);
+        let started =
+            Engine::start(stack, functions, &mut NoSegments, EngineOptions::default(), now);
         let (engine, _) = started.expect("the stack can run");
         let mut quiet = Quiet { engine, now, inputs: Vec::new() };
         quiet.pass_ms(10);
@@ -148,26 +149,5 @@ fn done(output: Output) -> Option<Input> {
         | Output::Call(_)
         | Output::Mail(_)
         | Output::History(_) => None,
-    }
-}
-
-/// A store without segments.
-struct Nothing;
-
-impl SegmentStore for Nothing {
-    fn list(&mut self) -> Result<Vec<u64>, String> {
-        Ok(Vec::new())
-    }
-
-    fn read(&mut self, segment: u64, _len: usize) -> Result<Vec<u8>, String> {
-        Err(format!("there is no segment {segment}"))
-    }
-
-    fn cut(&mut self, segment: u64, _offset: u64) -> Result<(), String> {
-        Err(format!("there is no segment {segment}"))
-    }
-
-    fn discard(&mut self, segment: u64) -> Result<(), String> {
-        Err(format!("there is no segment {segment}"))
     }
 }

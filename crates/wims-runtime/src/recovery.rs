@@ -36,6 +36,27 @@ pub trait SegmentStore {
     fn discard(&mut self, segment: u64) -> Result<(), String>;
 }
 
+/// A store that has no segments: for an engine whose frames go nowhere.
+pub struct NoSegments;
+
+impl SegmentStore for NoSegments {
+    fn list(&mut self) -> Result<Vec<u64>, String> {
+        Ok(Vec::new())
+    }
+
+    fn read(&mut self, segment: u64, _len: usize) -> Result<Vec<u8>, String> {
+        Err(format!("there is no segment {segment}"))
+    }
+
+    fn cut(&mut self, segment: u64, _offset: u64) -> Result<(), String> {
+        Err(format!("there is no segment {segment}"))
+    }
+
+    fn discard(&mut self, segment: u64) -> Result<(), String> {
+        Err(format!("there is no segment {segment}"))
+    }
+}
+
 /// Why the data directory is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum RecoveryError {

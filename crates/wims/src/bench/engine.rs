@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use clap::Args;
 use wims_runtime::io::{Input, Now, Output, Ticket};
-use wims_runtime::recovery::SegmentStore;
+use wims_runtime::recovery::NoSegments;
 use wims_runtime::{Engine, EngineOptions};
 use wims_stack::{Doc, Field};
 
@@ -28,27 +28,6 @@ pub struct EngineArgs {
     group: u64,
 }
 
-/// A store without segments.
-struct Nothing;
-
-impl SegmentStore for Nothing {
-    fn list(&mut self) -> Result<Vec<u64>, String> {
-        Ok(Vec::new())
-    }
-
-    fn read(&mut self, segment: u64, _len: usize) -> Result<Vec<u8>, String> {
-        Err(format!("there is no segment {segment}"))
-    }
-
-    fn cut(&mut self, segment: u64, _offset: u64) -> Result<(), String> {
-        Err(format!("there is no segment {segment}"))
-    }
-
-    fn discard(&mut self, segment: u64) -> Result<(), String> {
-        Err(format!("there is no segment {segment}"))
-    }
-}
-
 /// Measures and prints.
 ///
 /// # Errors
@@ -58,7 +37,8 @@ pub fn run(args: &EngineArgs) -> Result<(), Failure> {
         Settings { team_email: "team@localhost".into(), payments: PaymentsPace::default() };
     let stack = wims_stack(&settings);
     let now = Now { wall_ms: 1_700_000_000_000, mono_us: 0 };
-    let started = Engine::start(&stack, &fns::all(), &mut Nothing, EngineOptions::default(), now);
+    let started =
+        Engine::start(&stack, &fns::all(), &mut NoSegments, EngineOptions::default(), now);
     let (engine, _) = started.map_err(|error| Failure::new(EXIT_CONFIG, error))?;
     let mut bench = Bench { engine, inputs: Vec::new(), now, replies: 0, bytes: 0 };
     bench.settle();
