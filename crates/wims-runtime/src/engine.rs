@@ -295,13 +295,13 @@ impl Engine {
             return by_clock;
         }
         let more = self.has_more_work().then_some(self.now.mono_us);
-        [by_clock, self.tokens_due_us(), more].into_iter().flatten().min()
+        [by_clock, self.tokens_due_us(), self.sweep_due_us(), more].into_iter().flatten().min()
     }
 
     /// Whether work is left that this step's budget did not cover.
     fn has_more_work(&self) -> bool {
         let last = self.state.stream.back().map_or(0, |change| change.seq);
-        self.positions.iter().any(|position| *position < last) || self.is_sweeping()
+        self.positions.iter().any(|position| *position < last)
     }
 
     /// Whether more requests may be handed to a step: the open frame has room.

@@ -8,8 +8,11 @@ use crate::engine::{Cause, Engine};
 use crate::messages::Message;
 use crate::record::{Change, Hidden, Named, Record, SweptMessage};
 
-/// Items or messages looked at in one turn.
+/// Items or messages looked at in one slice.
 const SLICE: usize = 64;
+/// From one slice to the next: a sweep takes a few percent of a processor, and two of a million
+/// items overlap no more than disk for as much again.
+const SLICE_EVERY_US: u64 = 1_000;
 /// A sweep begins when this many bytes were written since the last one began, at least.
 const BYTES_BETWEEN_MIN_SEGMENTS: u64 = 3;
 
@@ -34,6 +37,8 @@ struct Running {
     began: u64,
     segment: u64,
     place: Place,
+    /// When the next slice is due, in microseconds of monotonic time.
+    due_us: u64,
 }
 
 /// What comes next.
@@ -51,10 +56,11 @@ impl Engine {
             self.begin_sweep();
         }
         let Some(mut running) = self.sweep.running.take() else { return };
-        if !self.journal.has_room() {
+        if !self.journal.has_room() || running.due_us > self.now.mono_us {
             self.sweep.running = Some(running);
             return;
         }
+        running.due_us = self.now.mono_us + SLICE_EVERY_US;
         running.place = self.sweep_slice(running.place);
         if matches!(running.place, Place::End) {
             let Running { began, segment, .. } = running;
@@ -65,9 +71,9 @@ impl Engine {
         }
     }
 
-    /// Whether a sweep is under way, so that turns without other work go on with it.
-    pub(crate) fn is_sweeping(&self) -> bool {
-        self.sweep.running.is_some()
+    /// When the next slice of a sweep under way is due, in microseconds of monotonic time.
+    pub(crate) fn sweep_due_us(&self) -> Option<u64> {
+        self.sweep.running.as_ref().map(|running| running.due_us)
     }
 
     fn is_sweep_due(&self) -> bool {
@@ -105,7 +111,7 @@ impl Engine {
         self.emit(none, Record::LastId { id });
         self.emit(none, Record::Historied { seq });
         let place = self.next_table(None);
-        self.sweep.running = Some(Running { began, segment, place });
+        self.sweep.running = Some(Running { began, segment, place, due_us: 0 });
     }
 
     fn sweep_slice(&mut self, place: Place) -> Place {

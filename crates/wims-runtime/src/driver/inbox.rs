@@ -1,101 +1,14 @@
-//! Inboxes between threads: inputs to the engine, replies to the threads that asked.
+//! Inboxes: requests from a thread to the hub, and replies back to it.
 //!
-//! Promise: one wake-up a group, not one an order: the engine is woken only when it sleeps, and a
-//! thread is told of all its replies at once.
+//! Promise: one wake-up a group, not one an order: a thread is told of all its replies at once,
+//! and takes a turn with all requests it has read.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, oneshot};
 
+use crate::driver::hub::Hub;
 use crate::io::{Answer, Input, Ticket};
-
-/// Requests waiting for the engine, at most; beyond it they are refused at the door.
-const REQUESTS_MAX: usize = 65_536;
-
-/// Requests handed to one step, at most; a frame takes about half as many.
-const STEP_REQUESTS_MAX: usize = 1_024;
-
-/// What waits for the engine.
-#[derive(Default)]
-struct Waiting {
-    requests: Vec<Input>,
-    completions: Vec<Input>,
-    asleep: bool,
-    woken: bool,
-    /// So many requests wake the engine.
-    enough: usize,
-}
-
-/// The engine's inbox.
-#[derive(Default)]
-pub struct EngineInbox {
-    waiting: Mutex<Waiting>,
-    bell: Condvar,
-}
-
-impl EngineInbox {
-    /// Puts a request in; false when too many wait.
-    pub fn request(&self, input: Input) -> bool {
-        let mut waiting = locked(&self.waiting);
-        if waiting.requests.len() >= REQUESTS_MAX {
-            return false;
-        }
-        waiting.requests.push(input);
-        if waiting.requests.len() >= waiting.enough {
-            self.ring(&mut waiting);
-        }
-        true
-    }
-
-    /// Puts the completion of something the engine asked for in.
-    pub fn complete(&self, input: Input) {
-        let mut waiting = locked(&self.waiting);
-        waiting.completions.push(input);
-        self.ring(&mut waiting);
-    }
-
-    /// Wakes the engine without an input.
-    pub fn wake(&self) {
-        let mut waiting = locked(&self.waiting);
-        waiting.woken = true;
-        self.ring(&mut waiting);
-    }
-
-    fn ring(&self, waiting: &mut Waiting) {
-        if std::mem::take(&mut waiting.asleep) {
-            self.bell.notify_one();
-        }
-    }
-
-    /// Moves what waits to `inputs`, completions first; sleeps at most `patience` when nothing
-    /// does. Fewer requests than `enough` do not wake it, though they are taken with whatever
-    /// does; none are taken when it is `None`.
-    pub fn take(&self, inputs: &mut Vec<Input>, enough: Option<usize>, patience: Option<Duration>) {
-        let mut waiting = locked(&self.waiting);
-        waiting.enough = enough.unwrap_or(usize::MAX);
-        let is_empty = |waiting: &Waiting| {
-            let requests = waiting.requests.len() >= waiting.enough;
-            waiting.completions.is_empty() && !requests && !waiting.woken
-        };
-        if is_empty(&waiting) && patience != Some(Duration::ZERO) {
-            waiting.asleep = true;
-            let patience = patience.unwrap_or(Duration::from_secs(3_600));
-            waiting = self
-                .bell
-                .wait_timeout_while(waiting, patience, |waiting| waiting.asleep)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
-            waiting.asleep = false;
-        }
-        waiting.woken = false;
-        inputs.append(&mut waiting.completions);
-        if enough.is_some() {
-            let some = waiting.requests.len().min(STEP_REQUESTS_MAX);
-            inputs.extend(waiting.requests.drain(..some));
-        }
-    }
-}
 
 /// The replies of one thread.
 #[derive(Default)]
@@ -144,20 +57,18 @@ impl ReplyInbox {
         self.bell.notify_one();
     }
 
-    /// Gives replies to those who wait, for ever; runs as a task on the thread of the inbox.
-    pub async fn serve(&self) {
-        let mut replies = Vec::new();
-        loop {
-            self.bell.notified().await;
-            std::mem::swap(&mut *locked(&self.arrived), &mut replies);
-            let mut asked = locked(&self.asked);
-            for (slot, answer) in replies.drain(..) {
-                if let Some(sender) = asked.remove(slot) {
-                    // A client that went away needs no reply; what it asked is done.
-                    let _ = sender.send(answer);
-                }
+    /// Gives replies to those who wait; how many there were.
+    fn hand_out(&self) -> usize {
+        let replies = std::mem::take(&mut *locked(&self.arrived));
+        let count = replies.len();
+        let mut asked = locked(&self.asked);
+        for (slot, answer) in replies {
+            if let Some(sender) = asked.remove(slot) {
+                // A client that went away needs no reply; what it asked is done.
+                let _ = sender.send(answer);
             }
         }
+        count
     }
 
     fn ask(&self) -> (u64, oneshot::Receiver<Answer>) {
@@ -173,25 +84,42 @@ impl ReplyInbox {
 /// Asks the engine, from one thread; cheap to clone.
 #[derive(Clone)]
 pub struct Client {
-    engine: Arc<EngineInbox>,
+    hub: Arc<Hub>,
     replies: Arc<ReplyInbox>,
     inbox: u32,
 }
 
 impl Client {
     /// A client whose replies arrive in `replies`, which has number `inbox`.
-    pub fn new(engine: Arc<EngineInbox>, replies: Arc<ReplyInbox>, inbox: u32) -> Client {
-        Client { engine, replies, inbox }
+    pub(super) fn new(hub: Arc<Hub>, replies: Arc<ReplyInbox>, inbox: u32) -> Client {
+        Client { hub, replies, inbox }
     }
 
     /// Asks and waits for the answer; `None` when too many wait already or the engine is gone.
     pub async fn ask(&self, input: impl FnOnce(Ticket) -> Input) -> Option<Answer> {
         let (slot, receiver) = self.replies.ask();
-        if !self.engine.request(input(Ticket { inbox: self.inbox, slot })) {
+        if !self.hub.request(input(Ticket { inbox: self.inbox, slot })) {
             self.replies.forget(slot);
             return None;
         }
+        self.replies.bell.notify_one();
         receiver.await.ok()
+    }
+
+    /// Takes turns of the hub and hands out replies, for ever; runs as a task on this thread. It
+    /// comes after whatever is ready to run, so a turn has all requests that have arrived, and
+    /// answers leave before the next one.
+    pub async fn serve(&self) {
+        loop {
+            self.replies.bell.notified().await;
+            if self.replies.hand_out() > 0 {
+                tokio::task::yield_now().await;
+            }
+            if self.hub.turn() {
+                self.replies.bell.notify_one();
+                tokio::task::yield_now().await;
+            }
+        }
     }
 }
 

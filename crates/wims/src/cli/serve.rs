@@ -179,8 +179,9 @@ async fn serve(args: ServeArgs, listener: TcpListener) -> Result<(), Failure> {
     let runtime = Runtime::start(&stack, &fns::all(), options).map_err(start_failure)?;
     tracing::info!(recovered = runtime.recovery, "the journal is recovered");
     seed(&runtime).await?;
-    let threads = spawn_http(&runtime, &listener, &stopped)?;
-    announce(&listener, sandbox.is_some().then_some(payments_address.as_str()));
+    let address = listener.local_addr();
+    let threads = spawn_http(&runtime, listener, &stopped)?;
+    announce(address, sandbox.is_some().then_some(payments_address.as_str()));
     stop_signal().await;
     tracing::info!("stopping: finishing requests and calls under way");
     let _ = stop.send(true);
@@ -269,8 +270,9 @@ fn start_failure(error: RuntimeError) -> Failure {
 
 /// Puts the article's item into a fresh store; orders are taken only after that.
 async fn seed(runtime: &Runtime) -> Result<(), Failure> {
-    let (client, replies) = runtime.client(HTTP_THREADS);
-    let serve = tokio::spawn(async move { replies.serve().await });
+    let client = runtime.client(HTTP_THREADS);
+    let server = client.clone();
+    let serve = tokio::spawn(async move { server.serve().await });
     let history = HistoryReader::open(&runtime.history_path());
     let history = history.map_err(|error| Failure::new(EXIT_DATA_DIR, error))?;
     let app = App::new(client, history, runtime.logs());
@@ -292,29 +294,31 @@ async fn seed(runtime: &Runtime) -> Result<(), Failure> {
 
 fn spawn_http(
     runtime: &Runtime,
-    listener: &TcpListener,
+    listener: TcpListener,
     stopped: &watch::Receiver<bool>,
 ) -> Result<Vec<JoinHandle<()>>, Failure> {
-    let mut threads = Vec::new();
+    let (mut doors, mut threads) = (Vec::new(), Vec::new());
     for inbox in 0..HTTP_THREADS {
-        let (client, replies) = runtime.client(inbox);
+        let client = runtime.client(inbox);
+        let server = client.clone();
         let history = HistoryReader::open(&runtime.history_path())
             .map_err(|error| Failure::new(EXIT_DATA_DIR, error))?;
         let app = App::new(client, history, runtime.logs());
-        let system = |error: std::io::Error| Failure::new(EXIT_UNAVAILABLE, error);
-        let listener = listener.try_clone().map_err(system)?;
         let make = move || {
-            tokio::task::spawn_local(async move { replies.serve().await });
+            tokio::task::spawn_local(async move { server.serve().await });
             app
         };
-        let thread = server::spawn(format!("http-{inbox}"), listener, stopped.clone(), make);
-        threads.push(thread.map_err(system)?);
+        let (door, thread) = server::spawn(format!("http-{inbox}"), stopped.clone(), make)
+            .map_err(|error| Failure::new(EXIT_UNAVAILABLE, error))?;
+        doors.push(door);
+        threads.push(thread);
     }
+    tokio::spawn(server::accept(listener, doors, stopped.clone()));
     Ok(threads)
 }
 
-fn announce(listener: &TcpListener, sandbox: Option<&str>) {
-    let Ok(address) = listener.local_addr() else { return };
+fn announce(address: std::io::Result<SocketAddr>, sandbox: Option<&str>) {
+    let Ok(address) = address else { return };
     let url = format!("http://{address}");
     let mut out = std::io::stdout().lock();
     // Nobody may be reading; that is no reason not to serve.

@@ -1,15 +1,15 @@
 //! The HTTP server: one single-threaded runtime a thread, each with its own connections.
 //!
-//! Promise: a stop finishes requests under way. It deliberately shares nothing between its
-//! threads but the listening socket.
-
-use std::net::TcpListener;
-use std::thread::JoinHandle;
-use std::time::Duration;
+//! Promise: connections are spread evenly, and a stop finishes requests under way. It
+//! deliberately shares nothing between its threads; one task accepts for all of them.
 
 use std::cell::Cell;
 use std::convert::Infallible;
+use std::net::TcpListener;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -21,7 +21,8 @@ use hyper::service::{Service, service_fn};
 use hyper::{Method, Request};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::sync::watch;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::http::{App, orders};
 
@@ -34,42 +35,69 @@ const FLUSH_TIME: Duration = Duration::from_millis(50);
 /// Connections of one thread, at most; more wait in the listen queue.
 const CONNECTIONS_MAX: usize = 16_384;
 
-/// Starts a thread that serves connections of `listener` until `stop` says so; `make` makes the
-/// app inside the thread's runtime.
+/// A connection on its way to the thread that will serve it.
+type Arrival = (std::net::TcpStream, OwnedSemaphorePermit);
+
+/// The way to one serving thread.
+pub struct Door {
+    arrivals: UnboundedSender<Arrival>,
+    slots: Arc<Semaphore>,
+}
+
+/// Starts a thread that serves the connections handed through its door until `stop` says so and
+/// the door is closed; `make` makes the app inside the thread's runtime.
 ///
 /// # Errors
 /// When thread or runtime cannot be made.
 pub fn spawn(
     name: String,
-    listener: TcpListener,
     stop: watch::Receiver<bool>,
     make: impl FnOnce() -> App + Send + 'static,
-) -> std::io::Result<JoinHandle<()>> {
+) -> std::io::Result<(Door, JoinHandle<()>)> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    std::thread::Builder::new().name(name).spawn(move || {
+    let (arrivals, arrived) = unbounded_channel();
+    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let door = Door { arrivals, slots: slots.clone() };
+    let thread = std::thread::Builder::new().name(name).spawn(move || {
         let local = tokio::task::LocalSet::new();
-        local.block_on(&runtime, serve(listener, stop, make));
-    })
+        local.block_on(&runtime, serve(arrived, slots, stop, make));
+    })?;
+    Ok((door, thread))
 }
 
-async fn serve(listener: TcpListener, mut stop: watch::Receiver<bool>, make: impl FnOnce() -> App) {
+/// Accepts connections until `stop` says so, each for the thread that has the fewest.
+pub async fn accept(listener: TcpListener, doors: Vec<Door>, mut stop: watch::Receiver<bool>) {
     let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
-    let app = make();
-    let router = app.clone().router();
-    let slots = std::sync::Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
     loop {
-        let Ok(slot) = slots.clone().acquire_owned().await else { break };
+        let emptiest = doors.iter().max_by_key(|door| door.slots.available_permits());
+        let Some(door) = emptiest else { return };
+        let Ok(slot) = door.slots.clone().acquire_owned().await else { return };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = stop.wait_for(|stop| *stop) => break,
+            _ = stop.wait_for(|stop| *stop) => return,
         };
-        let Ok((stream, _)) = accepted else {
+        let Ok(stream) = accepted.and_then(|(stream, _)| stream.into_std()) else {
             // Out of file descriptors: let some connections end first.
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
         // Small replies must not wait for each other.
         let _ = stream.set_nodelay(true);
+        // A thread that is gone is stopping, and its clients with it.
+        drop(door.arrivals.send((stream, slot)));
+    }
+}
+
+async fn serve(
+    mut arrived: UnboundedReceiver<Arrival>,
+    slots: Arc<Semaphore>,
+    stop: watch::Receiver<bool>,
+    make: impl FnOnce() -> App,
+) {
+    let app = make();
+    let router = app.clone().router();
+    while let Some((stream, slot)) = arrived.recv().await {
+        let Ok(stream) = tokio::net::TcpStream::from_std(stream) else { continue };
         let (app, router, stop) = (app.clone(), router.clone(), stop.clone());
         tokio::task::spawn_local(async move {
             connection(stream, app, router, stop).await;
