@@ -329,8 +329,9 @@ impl Engine {
         self.journal.durable_seq()
     }
 
-    /// Stops admitting calls to the outside: a stop has been asked for.
+    /// Stops admitting calls to the outside, and the sweep: a stop has been asked for.
     pub fn stop_outside(&mut self) {
+        self.sweep.stop();
         self.mails.stopped = true;
         self.api_pipes.iter_mut().for_each(ApiPipe::stop);
     }

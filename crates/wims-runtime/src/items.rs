@@ -7,9 +7,11 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::BuildHasher;
 
-use hashbrown::{DefaultHashBuilder, HashTable};
+use hashbrown::DefaultHashBuilder;
 use wims_stack::table::{Index, PARTITION_KEY, SORT_KEY, Table};
 use wims_stack::{Doc, View};
+
+use crate::slots::{SlotTable, Slots};
 
 /// An item with when it was created and last changed, as sequences.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,9 +28,8 @@ pub struct Item {
 pub struct Items {
     table: Table,
     hasher: DefaultHashBuilder,
-    slots: Vec<Option<Item>>,
-    free: Vec<u32>,
-    by_key: HashTable<u32>,
+    slots: Slots<Item>,
+    by_key: SlotTable,
     indexes: Vec<ItemIndex>,
     /// Closed items by the sequence at which they closed, oldest first.
     closed: VecDeque<(u64, u32)>,
@@ -37,7 +38,7 @@ pub struct Items {
 
 struct ItemIndex {
     index: Index,
-    unique: HashTable<u32>,
+    unique: SlotTable,
     /// By hash of the value, then creation; readers check the value itself.
     listed: BTreeMap<(u64, u64), u32>,
     /// How many items have each value, for indexes of few values.
@@ -54,7 +55,7 @@ impl Items {
     pub fn new(table: Table) -> Items {
         let indexes = table.indexes.iter().map(|index| ItemIndex {
             index: index.clone(),
-            unique: HashTable::new(),
+            unique: SlotTable::default(),
             listed: BTreeMap::new(),
             counts: Vec::new(),
             stale: false,
@@ -63,9 +64,8 @@ impl Items {
             indexes: indexes.collect(),
             table,
             hasher: DefaultHashBuilder::default(),
-            slots: Vec::new(),
-            free: Vec::new(),
-            by_key: HashTable::new(),
+            slots: Slots::default(),
+            by_key: SlotTable::default(),
             closed: VecDeque::new(),
             heap_bytes: 0,
         }
@@ -73,15 +73,16 @@ impl Items {
 
     /// The item with this key.
     pub fn get(&self, pk: &str, sk: &str) -> Option<&Item> {
-        self.slot_of(pk, sk).and_then(|slot| self.slots[slot as usize].as_ref())
+        self.slot_of(pk.as_bytes(), sk.as_bytes()).and_then(|slot| self.slots.get(slot as usize))
     }
 
     /// The item with this value in a unique index.
     pub fn find(&self, attribute: &str, value: &str) -> Option<&Item> {
         let index = self.indexes.iter().find(|i| i.index.attribute == attribute)?;
+        let value = value.as_bytes();
         let hash = self.hasher.hash_one(value);
-        let is = |slot: &u32| text(&self.at(*slot).doc, attribute) == value;
-        index.unique.find(hash, is).map(|slot| self.at(*slot))
+        let is = |slot| text_bytes(&self.at(slot).doc, attribute) == value;
+        index.unique.find(hash, is).map(|slot| self.at(slot))
     }
 
     /// Items with this value in an index, newest first, those created before a sequence.
@@ -91,17 +92,20 @@ impl Items {
         value: &'a str,
         before: u64,
     ) -> impl Iterator<Item = &'a Item> {
+        let value = value.as_bytes();
         let hash = self.hasher.hash_one(value);
         let index = self.indexes.iter().find(|i| i.index.attribute == attribute);
         let slots = index.into_iter().flat_map(move |index| {
             index.listed.range((hash, 0)..(hash, before)).rev().map(|(_, slot)| *slot)
         });
-        slots.map(|slot| self.at(slot)).filter(move |item| text(&item.doc, attribute) == value)
+        slots
+            .map(|slot| self.at(slot))
+            .filter(move |item| text_bytes(&item.doc, attribute) == value)
     }
 
     /// Sets or removes the item with the key of `old` or `new`.
     pub fn set(&mut self, key: &Doc, new: Option<Doc>, created: u64, seq: u64) {
-        let (pk, sk) = (text(key, PARTITION_KEY), text(key, SORT_KEY));
+        let (pk, sk) = (text_bytes(key, PARTITION_KEY), text_bytes(key, SORT_KEY));
         let slot = self.slot_of(pk, sk);
         match (slot, new) {
             (Some(slot), Some(doc)) => self.replace(slot, Item { doc, created, changed: seq }),
@@ -116,7 +120,7 @@ impl Items {
     pub fn closed_after(&self, after: u64) -> impl Iterator<Item = &Item> {
         let start = self.closed.partition_point(|(seq, _)| *seq <= after);
         self.closed.range(start..).filter_map(|(seq, slot)| {
-            self.slots[*slot as usize].as_ref().filter(|item| item.changed == *seq)
+            self.slots.get(*slot as usize).filter(|item| item.changed == *seq)
         })
     }
 
@@ -142,7 +146,7 @@ impl Items {
                 return;
             }
             self.closed.pop_front();
-            if self.slots[slot as usize].as_ref().is_some_and(|item| item.changed == closed) {
+            if self.slots.get(slot as usize).is_some_and(|item| item.changed == closed) {
                 self.remove(slot);
             }
         }
@@ -150,7 +154,7 @@ impl Items {
 
     /// How many items are in memory.
     pub fn len(&self) -> usize {
-        self.slots.len() - self.free.len()
+        self.slots.len()
     }
 
     /// Whether there are none.
@@ -168,65 +172,56 @@ impl Items {
     pub fn indexed(&self, item: &Item) -> Vec<(String, String)> {
         let indexes = self.indexes.iter();
         let values = indexes.filter_map(|index| {
-            index.value(item).map(|value| (index.index.attribute.clone(), value.to_owned()))
+            index.value(item).map(|value| (index.index.attribute.clone(), as_text(value)))
         });
         values.collect()
     }
 
     /// All items, in the order of their slots.
     pub fn iter(&self) -> impl Iterator<Item = &Item> {
-        self.slots.iter().flatten()
+        self.slots.iter()
     }
 
     /// The item in a slot; `None` for a free one, and past the end.
     pub fn in_slot(&self, slot: usize) -> Option<&Item> {
-        self.slots.get(slot)?.as_ref()
+        self.slots.get(slot)
     }
 
     /// How many slots there are, free ones included.
     pub fn slot_count(&self) -> usize {
-        self.slots.len()
+        self.slots.count()
     }
 
     /// Bytes of memory, estimated from what is stored.
     pub fn memory_bytes(&self) -> usize {
         let listed: usize = self.indexes.iter().map(|index| index.listed.len() * 40).sum();
-        let slots = self.slots.capacity() * size_of::<Option<Item>>();
-        self.heap_bytes + slots + listed + self.len() * 8 * (1 + self.indexes.len())
+        self.heap_bytes
+            + self.slots.memory_bytes()
+            + listed
+            + self.len() * 12 * (1 + self.indexes.len())
     }
 
     fn at(&self, slot: u32) -> &Item {
-        self.slots[slot as usize].as_ref().expect("indexes point to items")
+        self.slots.get(slot as usize).expect("indexes point to items")
     }
 
-    fn key_hash(&self, pk: &str, sk: &str) -> u64 {
+    fn key_hash(&self, pk: &[u8], sk: &[u8]) -> u64 {
         self.hasher.hash_one((pk, sk))
     }
 
-    fn slot_of(&self, pk: &str, sk: &str) -> Option<u32> {
-        let is = |slot: &u32| {
-            let doc = &self.at(*slot).doc;
-            text(doc, SORT_KEY) == sk && text(doc, PARTITION_KEY) == pk
+    fn slot_of(&self, pk: &[u8], sk: &[u8]) -> Option<u32> {
+        let is = |slot| {
+            let doc = &self.at(slot).doc;
+            text_bytes(doc, SORT_KEY) == sk && text_bytes(doc, PARTITION_KEY) == pk
         };
-        self.by_key.find(self.key_hash(pk, sk), is).copied()
+        self.by_key.find(self.key_hash(pk, sk), is)
     }
 
-    fn insert(&mut self, pk: &str, sk: &str, item: Item) {
+    fn insert(&mut self, pk: &[u8], sk: &[u8], item: Item) {
         let hash = self.key_hash(pk, sk);
         self.heap_bytes += item.doc.heap_bytes();
-        let slot = match self.free.pop() {
-            Some(slot) => slot,
-            None => {
-                self.slots.push(None);
-                u32::try_from(self.slots.len() - 1).expect("memory ends before 4 billion items")
-            }
-        };
-        self.slots[slot as usize] = Some(item);
-        let (slots, hasher) = (&self.slots, &self.hasher);
-        self.by_key.insert_unique(hash, slot, |slot| {
-            let doc = &slots[*slot as usize].as_ref().expect("indexes point to items").doc;
-            hasher.hash_one((text(doc, PARTITION_KEY), text(doc, SORT_KEY)))
-        });
+        let slot = self.slots.add(item);
+        self.by_key.insert(hash, slot);
         for index in &mut self.indexes {
             index.insert(&self.slots, &self.hasher, slot);
         }
@@ -237,20 +232,22 @@ impl Items {
         let old = self.at(slot).doc.clone();
         self.heap_bytes += item.doc.heap_bytes();
         self.heap_bytes -= old.heap_bytes();
-        let pk = text(&old, PARTITION_KEY);
+        let pk = text_bytes(&old, PARTITION_KEY);
         for at in 0..self.indexes.len() {
             let index = &self.indexes[at];
             let same =
                 |a: Option<View<'_>>, b: Option<View<'_>>| a.map(View::bytes) == b.map(View::bytes);
             let name = &index.index.attribute;
-            if !pk.starts_with(&index.index.prefix) || same(old.get(name), item.doc.get(name)) {
+            if !pk.starts_with(index.index.prefix.as_bytes())
+                || same(old.get(name), item.doc.get(name))
+            {
                 continue;
             }
             self.indexes[at].remove(&self.slots, &self.hasher, slot);
             // The index is filled again below, when the slot holds the new item.
             self.indexes[at].stale = true;
         }
-        self.slots[slot as usize] = Some(item);
+        self.slots.replace(slot, item);
         for index in self.indexes.iter_mut().filter(|index| index.stale) {
             index.stale = false;
             index.insert(&self.slots, &self.hasher, slot);
@@ -262,24 +259,18 @@ impl Items {
         for index in &mut self.indexes {
             index.remove(&self.slots, &self.hasher, slot);
         }
-        let doc = self.at(slot).doc.clone();
-        let hash = self.key_hash(text(&doc, PARTITION_KEY), text(&doc, SORT_KEY));
-        if let Ok(entry) = self.by_key.find_entry(hash, |found| *found == slot) {
-            entry.remove();
-        }
-        self.heap_bytes -= doc.heap_bytes();
-        self.slots[slot as usize] = None;
-        self.free.push(slot);
+        let Some(item) = self.slots.remove(slot) else { return };
+        let (pk, sk) = (text_bytes(&item.doc, PARTITION_KEY), text_bytes(&item.doc, SORT_KEY));
+        self.by_key.remove(self.key_hash(pk, sk), slot);
+        self.heap_bytes -= item.doc.heap_bytes();
     }
 
     fn note_closed(&mut self, slot: u32) {
         let item = self.at(slot);
-        let pk = text(&item.doc, PARTITION_KEY);
-        let is_closed = self
-            .table
-            .closed
-            .iter()
-            .any(|closed| pk.starts_with(&closed.prefix) && closed.when.holds(Some(&item.doc)));
+        let pk = text_bytes(&item.doc, PARTITION_KEY);
+        let is_closed = self.table.closed.iter().any(|closed| {
+            pk.starts_with(closed.prefix.as_bytes()) && closed.when.holds(Some(&item.doc))
+        });
         if is_closed {
             self.closed.push_back((item.changed, slot));
         }
@@ -287,33 +278,30 @@ impl Items {
 }
 
 impl ItemIndex {
-    fn value<'a>(&self, item: &'a Item) -> Option<&'a str> {
-        let value = item.doc.get(&self.index.attribute).and_then(View::as_str)?;
-        text(&item.doc, PARTITION_KEY).starts_with(&self.index.prefix).then_some(value)
+    fn value<'a>(&self, item: &'a Item) -> Option<&'a [u8]> {
+        let value = item.doc.get(&self.index.attribute).and_then(View::text_bytes)?;
+        let pk = text_bytes(&item.doc, PARTITION_KEY);
+        pk.starts_with(self.index.prefix.as_bytes()).then_some(value)
     }
 
-    fn insert(&mut self, slots: &[Option<Item>], hasher: &DefaultHashBuilder, slot: u32) {
-        let at = |slot: u32| slots[slot as usize].as_ref().expect("indexes point to items");
-        let Some(value) = self.value(at(slot)) else { return };
+    fn insert(&mut self, slots: &Slots<Item>, hasher: &DefaultHashBuilder, slot: u32) {
+        let item = slots.get(slot as usize).expect("indexes point to items");
+        let Some(value) = self.value(item) else { return };
         let hash = hasher.hash_one(value);
         if self.index.unique {
-            let attribute = &self.index.attribute;
-            self.unique
-                .insert_unique(hash, slot, |slot| hasher.hash_one(text(&at(*slot).doc, attribute)));
+            self.unique.insert(hash, slot);
         } else {
-            self.listed.insert((hash, at(slot).created), slot);
+            self.listed.insert((hash, item.created), slot);
             count(&mut self.counts, value, 1);
         }
     }
 
-    fn remove(&mut self, slots: &[Option<Item>], hasher: &DefaultHashBuilder, slot: u32) {
-        let item = slots[slot as usize].as_ref().expect("indexes point to items");
+    fn remove(&mut self, slots: &Slots<Item>, hasher: &DefaultHashBuilder, slot: u32) {
+        let item = slots.get(slot as usize).expect("indexes point to items");
         let Some(value) = self.value(item) else { return };
         let hash = hasher.hash_one(value);
         if self.index.unique {
-            if let Ok(entry) = self.unique.find_entry(hash, |found| *found == slot) {
-                entry.remove();
-            }
+            self.unique.remove(hash, slot);
         } else {
             self.listed.remove(&(hash, item.created));
             count(&mut self.counts, value, -1);
@@ -321,13 +309,22 @@ impl ItemIndex {
     }
 }
 
-fn count(counts: &mut Vec<(String, usize)>, value: &str, by: isize) {
+fn count(counts: &mut Vec<(String, usize)>, value: &[u8], by: isize) {
     let full = counts.len() >= COUNTED_VALUES_MAX;
-    match counts.iter_mut().find(|(counted, _)| counted == value) {
+    match counts.iter_mut().find(|(counted, _)| counted.as_bytes() == value) {
         Some((_, count)) => *count = count.saturating_add_signed(by),
-        None if !full => counts.push((value.to_owned(), usize::from(by > 0))),
+        None if !full => counts.push((as_text(value), usize::from(by > 0))),
         None => {}
     }
+}
+
+/// The text of an attribute as bytes, which need no check; empty when missing.
+fn text_bytes<'a>(doc: &'a Doc, attribute: &str) -> &'a [u8] {
+    doc.get(attribute).and_then(View::text_bytes).unwrap_or(b"")
+}
+
+fn as_text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
 }
 
 /// The text of an attribute; empty when missing.

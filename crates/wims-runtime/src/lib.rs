@@ -26,6 +26,7 @@ mod api_pipe;
 mod bus;
 mod mails;
 mod query;
+mod slots;
 mod sweep;
 mod transact;
 mod workflow;

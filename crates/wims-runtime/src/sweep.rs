@@ -23,6 +23,7 @@ pub(crate) struct Sweep {
     began_at_bytes: u64,
     /// Bytes of former lives that no sweep has passed.
     owed_bytes: u64,
+    stopped: bool,
     pub finished: u64,
 }
 
@@ -30,6 +31,11 @@ impl Sweep {
     /// Takes note of what former lives wrote.
     pub fn owe(&mut self, bytes: u64) {
         self.owed_bytes = bytes;
+    }
+
+    /// Gives up the sweep under way and begins no other: the next life owes it.
+    pub fn stop(&mut self) {
+        (self.running, self.stopped) = (None, true);
     }
 }
 
@@ -52,7 +58,7 @@ enum Place {
 impl Engine {
     /// Does a slice of the sweep, and begins one when it is time.
     pub(crate) fn run_sweep(&mut self) {
-        if self.sweep.running.is_none() && self.is_sweep_due() {
+        if self.sweep.running.is_none() && !self.sweep.stopped && self.is_sweep_due() {
             self.begin_sweep();
         }
         let Some(mut running) = self.sweep.running.take() else { return };

@@ -274,6 +274,9 @@ impl Guarded<'_> {
             Update::SetConst(name, text) => {
                 name == attribute && values.iter().any(|value| value.view().as_str() == Some(text))
             }
+            Update::SetInt(name, number) => {
+                name == attribute && values.iter().any(|v| v.view().as_int() == Some(*number))
+            }
             Update::Add(..) | Update::Remove(_) => false,
         };
         match &own.action {

@@ -6,10 +6,15 @@
 //! It deliberately does not keep the order in which keys were written, as DynamoDB does not.
 
 use std::cell::RefCell;
+use std::cmp::Ordering;
 use std::fmt;
 use std::sync::Arc;
 
 use rust_decimal::Decimal;
+
+mod writer;
+
+pub use writer::{DocWriter, write_varint};
 
 const NULL: u8 = 0;
 const FALSE: u8 = 1;
@@ -18,8 +23,8 @@ const INTEGER: u8 = 3;
 const DECIMAL: u8 = 4;
 const STRING: u8 = 5;
 const LIST: u8 = 6;
-/// A map: length, attributes, then a table of where each attribute starts, so that one is
-/// passed over without being read.
+/// A map: length, attributes, then a table of where each attribute starts and of a byte made from
+/// its name, so that others are passed over without being read.
 const MAP: u8 = 7;
 /// A map whose attributes take more bytes than the table's offsets can say; it has none.
 const WIDE_MAP: u8 = 8;
@@ -96,13 +101,11 @@ thread_local! {
 impl Doc {
     /// Builds a document with `write`, which must leave exactly one value in the writer.
     pub fn build(write: impl FnOnce(&mut DocWriter)) -> Doc {
-        let mut writer = SCRATCH.take();
-        writer.bytes.clear();
-        writer.starts.clear();
-        write(&mut writer);
-        let doc = Doc::from_slice(&writer.bytes);
-        SCRATCH.set(writer);
-        doc
+        SCRATCH.with(|scratch| match scratch.try_borrow_mut() {
+            Ok(mut writer) => writer.build(write),
+            // A document built while another one is.
+            Err(_) => DocWriter::new().build(write),
+        })
     }
 
     /// A map of the given attributes; they may stand in any order, each name once.
@@ -179,9 +182,14 @@ impl Doc {
     /// # Panics
     /// When the document is not a map.
     pub fn with(&self, changes: &[(&str, Option<Field<'_>>)]) -> Doc {
-        let Kind::Map(map) = self.view().kind() else { panic!("only a map has attributes") };
+        let map = self.view();
+        assert!(matches!(map.bytes[0], MAP | WIDE_MAP), "only a map has attributes");
+        if changes.is_sorted_by(|a, b| a.0 < b.0) {
+            return Doc::build(|w| w.merge(map, changes));
+        }
         let mut sorted: Vec<_> = changes.to_vec();
         sorted.sort_by(|a, b| a.0.cmp(b.0));
+        assert!(sorted.is_sorted_by(|a, b| a.0 < b.0), "an attribute is changed once");
         Doc::build(|w| w.merge(map, &sorted))
     }
 
@@ -238,20 +246,33 @@ impl<'a> View<'a> {
         }
     }
 
-    /// Names of another length are passed over without being compared; items are small, so this
+    /// Names with another mark are passed over without being compared; items are small, so this
     /// is faster than bisection.
     #[inline]
     fn look_through(self, name: &[u8]) -> Option<View<'a>> {
-        let (entries, table) = table_of(self.bytes);
-        for index in 0..table.len() / 2 {
-            let start = offset(table, index);
-            let len = entries[start] as usize;
-            if len == name.len() && entries[start + 1..start + 1 + len] == *name {
-                let end = end_of(entries, table, index);
-                return Some(View { bytes: &entries[start + 1 + len..end] });
+        let map = Marked::of(self.bytes);
+        let mark = mark(name);
+        for (index, found) in map.marks.iter().enumerate() {
+            if *found == mark {
+                let (key, value) = map.entry(index);
+                if key == name {
+                    return Some(value);
+                }
             }
         }
         None
+    }
+
+    /// Whether this is exactly this text.
+    #[inline]
+    pub fn is_text(self, text: &str) -> bool {
+        self.text_bytes() == Some(text.as_bytes())
+    }
+
+    /// The bytes of the text, if this is text.
+    #[inline]
+    pub fn text_bytes(self) -> Option<&'a [u8]> {
+        (self.bytes[0] == STRING).then(|| read_text(&self.bytes[1..]))
     }
 
     /// The text, if this is text.
@@ -335,7 +356,7 @@ impl<'a> MapView<'a> {
     }
 
     fn of(map: &'a [u8]) -> MapView<'a> {
-        let rest = if map[0] == MAP { table_of(map).0 } else { &map[5..] };
+        let rest = if map[0] == MAP { Marked::of(map).entries } else { &map[5..] };
         MapView { rest }
     }
 }
@@ -348,196 +369,66 @@ impl<'a> Iterator for MapView<'a> {
     }
 }
 
-/// Attributes and offset table of a [`MAP`]; the number of attributes stands at its end.
-#[inline]
-fn table_of(map: &[u8]) -> (&[u8], &[u8]) {
-    let count_at = map.len() - 2;
-    let count = u16::from_le_bytes([map[count_at], map[count_at + 1]]) as usize;
-    let table_at = count_at - 2 * count;
-    (&map[5..table_at], &map[table_at..count_at])
+/// A [`MAP`] taken apart; the number of its attributes stands at its end.
+struct Marked<'a> {
+    entries: &'a [u8],
+    /// Where each attribute starts, two bytes each.
+    starts: &'a [u8],
+    /// See [`mark`].
+    marks: &'a [u8],
 }
 
-#[inline]
-fn offset(table: &[u8], index: usize) -> usize {
-    u16::from_le_bytes([table[2 * index], table[2 * index + 1]]) as usize
-}
-
-#[inline]
-fn end_of(entries: &[u8], table: &[u8], index: usize) -> usize {
-    if 2 * index + 2 < table.len() { offset(table, index + 1) } else { entries.len() }
-}
-
-/// Appends one value in canonical bytes.
-#[derive(Default)]
-pub struct DocWriter {
-    bytes: Vec<u8>,
-    /// Where the attributes of the maps being written start.
-    starts: Vec<usize>,
-}
-
-impl DocWriter {
-    const fn new() -> DocWriter {
-        DocWriter { bytes: Vec::new(), starts: Vec::new() }
+impl<'a> Marked<'a> {
+    #[inline]
+    fn of(map: &'a [u8]) -> Marked<'a> {
+        let count_at = map.len() - 2;
+        let count = u16::from_le_bytes([map[count_at], map[count_at + 1]]) as usize;
+        let marks_at = count_at - count;
+        let starts_at = marks_at - 2 * count;
+        Marked {
+            entries: &map[5..starts_at],
+            starts: &map[starts_at..marks_at],
+            marks: &map[marks_at..count_at],
+        }
     }
 
-    /// JSON null.
-    pub fn null(&mut self) {
-        self.bytes.push(NULL);
+    #[inline]
+    fn start(&self, index: usize) -> usize {
+        if index == self.marks.len() {
+            return self.entries.len();
+        }
+        u16::from_le_bytes([self.starts[2 * index], self.starts[2 * index + 1]]) as usize
     }
 
-    /// JSON true or false.
-    pub fn bool(&mut self, value: bool) {
-        self.bytes.push(if value { TRUE } else { FALSE });
+    #[inline]
+    fn entry(&self, index: usize) -> (&'a [u8], View<'a>) {
+        let entry = &self.entries[self.start(index)..self.start(index + 1)];
+        let (key, value) = entry[1..].split_at(entry[0] as usize);
+        (key, View { bytes: value })
     }
 
-    /// A whole number.
-    pub fn int(&mut self, value: i64) {
-        self.bytes.push(INTEGER);
-        write_varint(&mut self.bytes, zigzag(value));
-    }
-
-    /// A number, normalised: `5.0` is `5`.
-    pub fn number(&mut self, value: Decimal) {
-        let value = value.normalize();
-        match i64::try_from(value.mantissa()) {
-            Ok(whole) if value.scale() == 0 => self.int(whole),
-            _ => {
-                self.bytes.push(DECIMAL);
-                self.bytes.push(value.scale() as u8);
-                self.bytes.extend_from_slice(&value.mantissa().to_le_bytes());
+    /// Where the attribute of this name is, or would be.
+    fn position(&self, name: &[u8]) -> Result<usize, usize> {
+        let (mut low, mut high) = (0, self.marks.len());
+        while low < high {
+            let middle = low.midpoint(high);
+            match self.entry(middle).0.cmp(name) {
+                Ordering::Less => low = middle + 1,
+                Ordering::Equal => return Ok(middle),
+                Ordering::Greater => high = middle,
             }
         }
-    }
-
-    /// Text.
-    pub fn str(&mut self, value: &str) {
-        self.bytes.push(STRING);
-        write_varint(&mut self.bytes, value.len() as u64);
-        self.bytes.extend_from_slice(value.as_bytes());
-    }
-
-    /// A value that is a document already.
-    pub fn view(&mut self, value: View<'_>) {
-        self.bytes.extend_from_slice(value.bytes);
-    }
-
-    /// The value of one attribute.
-    pub fn field(&mut self, field: Field<'_>) {
-        match field {
-            Field::Null => self.null(),
-            Field::Bool(value) => self.bool(value),
-            Field::Int(value) => self.int(value),
-            Field::Number(value) => self.number(value),
-            Field::Str(value) => self.str(value),
-            Field::View(value) => self.view(value),
-        }
-    }
-
-    /// A list; `write` appends its elements.
-    pub fn list(&mut self, write: impl FnOnce(&mut DocWriter)) {
-        let at = self.begin(LIST);
-        write(self);
-        self.end(at);
-    }
-
-    /// A map; `write` appends attributes with [`DocWriter::entry`] in ascending order of names.
-    pub fn map(&mut self, write: impl FnOnce(&mut DocWriter)) {
-        let (at, outer) = (self.begin(MAP), self.starts.len());
-        write(self);
-        if self.bytes.len() - at - 4 > MAP_BYTES_MAX {
-            self.bytes[at - 1] = WIDE_MAP;
-        } else {
-            for index in outer..self.starts.len() {
-                let start = (self.starts[index] - at - 4) as u16;
-                self.bytes.extend_from_slice(&start.to_le_bytes());
-            }
-            let count = (self.starts.len() - outer) as u16;
-            self.bytes.extend_from_slice(&count.to_le_bytes());
-        }
-        self.starts.truncate(outer);
-        self.end(at);
-    }
-
-    /// The name of an attribute inside [`DocWriter::map`]; its value must follow.
-    ///
-    /// # Panics
-    /// When the name is longer than [`KEY_BYTES_MAX`].
-    pub fn key(&mut self, name: &str) {
-        self.raw_key(name.as_bytes());
-    }
-
-    fn raw_key(&mut self, name: &[u8]) {
-        self.starts.push(self.bytes.len());
-        self.bytes.push(u8::try_from(name.len()).expect("attribute names are at most 255 bytes"));
-        self.bytes.extend_from_slice(name);
-    }
-
-    /// An attribute inside [`DocWriter::map`].
-    pub fn entry(&mut self, name: &str, field: Field<'_>) {
-        self.key(name);
-        self.field(field);
-    }
-
-    /// A map of attributes given in any order, each name once.
-    pub fn object(&mut self, fields: &[(&str, Field<'_>)]) {
-        if fields.is_sorted_by(|a, b| a.0 < b.0) {
-            return self.map(|w| fields.iter().for_each(|(name, field)| w.entry(name, *field)));
-        }
-        let mut sorted = fields.to_vec();
-        sorted.sort_by(|a, b| a.0.cmp(b.0));
-        assert!(sorted.is_sorted_by(|a, b| a.0 < b.0), "an attribute is given once");
-        self.map(|w| sorted.iter().for_each(|(name, field)| w.entry(name, *field)));
-    }
-
-    fn merge(&mut self, mut map: MapView<'_>, changes: &[(&str, Option<Field<'_>>)]) {
-        self.map(|w| {
-            let mut changes = changes.iter().peekable();
-            while let Some((name, value)) = map.next_raw() {
-                while let Some((new, field)) = changes.next_if(|c| c.0.as_bytes() < name) {
-                    w.optional(new, *field);
-                }
-                match changes.next_if(|change| change.0.as_bytes() == name) {
-                    Some((name, field)) => w.optional(name, *field),
-                    None => {
-                        w.raw_key(name);
-                        w.view(value);
-                    }
-                }
-            }
-            changes.for_each(|(name, field)| w.optional(name, *field));
-        });
-    }
-
-    fn optional(&mut self, name: &str, field: Option<Field<'_>>) {
-        if let Some(field) = field {
-            self.entry(name, field);
-        }
-    }
-
-    /// Begins a list or map; its length is filled in at the end.
-    fn begin(&mut self, tag: u8) -> usize {
-        self.bytes.push(tag);
-        self.bytes.extend_from_slice(&[0; 4]);
-        self.bytes.len() - 4
-    }
-
-    fn end(&mut self, at: usize) {
-        let len = u32::try_from(self.bytes.len() - at - 4).expect("far below 4 GiB");
-        self.bytes[at..at + 4].copy_from_slice(&len.to_le_bytes());
+        Err(low)
     }
 }
 
-fn zigzag(value: i64) -> u64 {
-    ((value << 1) ^ (value >> 63)) as u64
-}
-
-/// Appends an unsigned number, seven bits a byte, least significant first.
-pub fn write_varint(bytes: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        bytes.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    bytes.push(value as u8);
+/// A byte that tells most names apart.
+#[inline]
+fn mark(name: &[u8]) -> u8 {
+    let (Some(first), Some(last)) = (name.first(), name.last()) else { return 0 };
+    let middle = name[name.len() / 2];
+    let sum = first.wrapping_add(last.rotate_left(2)).wrapping_add(middle.rotate_left(4));
+    sum.wrapping_add((name.len() as u8).wrapping_mul(37))
 }
 
 /// Reads what [`write_varint`] wrote: the number and its length in bytes, or `None` when cut off.
@@ -571,8 +462,13 @@ fn read_decimal(body: &[u8]) -> Decimal {
 
 #[inline]
 fn read_str(body: &[u8]) -> &str {
+    checked_str(read_text(body))
+}
+
+#[inline]
+fn read_text(body: &[u8]) -> &[u8] {
     let (len, at) = varint(body);
-    checked_str(&body[at..at + len as usize])
+    &body[at..at + len as usize]
 }
 
 #[inline]
@@ -651,11 +547,12 @@ fn check_table(bytes: &[u8], at: usize, end: usize, depth: usize) -> Result<(), 
     let err = || DocError { at, what: "a map with a sound table" };
     let count_at = end.checked_sub(2).filter(|count_at| *count_at >= at + 5).ok_or_else(err)?;
     let count = u16::from_le_bytes([bytes[count_at], bytes[count_at + 1]]) as usize;
-    let table_at = count_at.checked_sub(2 * count).filter(|t| *t >= at + 5).ok_or_else(err)?;
+    let table_at = count_at.checked_sub(3 * count).filter(|t| *t >= at + 5).ok_or_else(err)?;
     let starts = check_entries(bytes, at + 5, table_at, depth)?;
-    let table = &bytes[table_at..count_at];
-    let told = (0..count).map(|index| at + 5 + offset(table, index));
-    if starts.into_iter().eq(told) { Ok(()) } else { Err(err()) }
+    let map = Marked::of(&bytes[at..end]);
+    let told = (0..count).map(|index| at + 5 + map.start(index));
+    let is_marked = || (0..count).all(|index| map.marks[index] == mark(map.entry(index).0));
+    if starts.into_iter().eq(told) && is_marked() { Ok(()) } else { Err(err()) }
 }
 
 /// Checks attributes from `next` to `end`; where each starts.

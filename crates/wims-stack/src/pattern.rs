@@ -10,7 +10,7 @@
 //! no decimal of 28 digits holds is refused in a pattern. A name written twice in one JSON object
 //! is not seen here: parsed JSON and documents hold each name once.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
@@ -19,9 +19,10 @@ use serde_json::{Map, Number, Value};
 use crate::json;
 use crate::node::{EventView, Node, NodeKind, Tree};
 
-/// How often a [`RuleIndex`] splits rules by text: source, detail type and one field more. Each
-/// further split multiplies the buckets that a pattern with several values appears in.
-const SPLITS_MAX: usize = 3;
+mod index;
+
+pub use index::RuleIndex;
+
 /// Fewer than 16 significant digits survive a double, so such numbers need no closer look.
 const MANTISSA_SURELY_DOUBLE_BELOW: u128 = 1_000_000_000_000_000;
 
@@ -48,13 +49,6 @@ pub struct CompiledPattern {
     fields: Vec<Field>,
     /// The same fields as a tree: what their paths share is walked once.
     steps: Vec<Step>,
-}
-
-/// Many patterns, arranged so that an event meets only those that could match.
-#[derive(Clone, Debug)]
-pub struct RuleIndex {
-    patterns: Vec<CompiledPattern>,
-    root: Bucket,
 }
 
 impl Pattern {
@@ -127,105 +121,6 @@ impl CompiledPattern {
     fn field(&self, name: &str) -> Option<&Field> {
         self.fields.iter().find(|field| field.name.joined == name)
     }
-}
-
-impl RuleIndex {
-    /// An index over these patterns; they are known by their position.
-    pub fn new(patterns: Vec<CompiledPattern>) -> RuleIndex {
-        let root = Bucket::new(&patterns, (0..patterns.len()).collect(), &[]);
-        RuleIndex { patterns, root }
-    }
-
-    /// Appends the positions of all patterns that match, ascending.
-    pub fn matching(&self, event: &EventView<'_>, found: &mut Vec<usize>) {
-        let start = found.len();
-        self.collect(&self.root, event, found);
-        found[start..].sort_unstable();
-        // Several texts in one list can lead to one rule several times.
-        let (mut at, mut last) = (0, None);
-        found.retain(|&rule| {
-            at += 1;
-            at <= start || last.replace(rule) != Some(rule)
-        });
-    }
-
-    fn collect(&self, bucket: &Bucket, event: &EventView<'_>, found: &mut Vec<usize>) {
-        match bucket {
-            Bucket::Rules(rules) => {
-                found.extend(rules.iter().filter(|&&rule| self.patterns[rule].matches(event)));
-            }
-            Bucket::Split { name, by_text, rest } => {
-                name.values(event, &mut Vec::new(), |value, _| {
-                    if let NodeKind::Str(text) = value
-                        && let Some(bucket) = by_text.get(text)
-                    {
-                        self.collect(bucket, event, found);
-                    }
-                    false
-                });
-                self.collect(rest, event, found);
-            }
-        }
-    }
-}
-
-/// Rules of an index that could still match.
-#[derive(Clone, Debug)]
-enum Bucket {
-    /// To be tried one by one.
-    Rules(Vec<usize>),
-    /// Told apart by the text of a field: rules that want exactly this text (one that takes several
-    /// is in several buckets) and the rest, which want other things there or nothing.
-    Split { name: FieldName, by_text: HashMap<String, Bucket>, rest: Box<Bucket> },
-}
-
-impl Bucket {
-    fn new(patterns: &[CompiledPattern], rules: Vec<usize>, decided: &[&str]) -> Bucket {
-        let Some(name) = best_split(patterns, &rules, decided) else {
-            return Bucket::Rules(rules);
-        };
-        let mut by_text: HashMap<String, Vec<usize>> = HashMap::new();
-        let mut rest = Vec::new();
-        for rule in rules {
-            match patterns[rule].field(name).and_then(Field::exact_texts) {
-                Some(texts) => {
-                    texts.into_iter().for_each(|text| by_text.entry(text).or_default().push(rule));
-                }
-                None => rest.push(rule),
-            }
-        }
-        let inner = [decided, &[name]].concat();
-        let by_text = by_text
-            .into_iter()
-            .map(|(text, rules)| (text, Bucket::new(patterns, rules, &inner)))
-            .collect();
-        let rest = Box::new(Bucket::new(patterns, rest, decided));
-        Bucket::Split { name: FieldName::new(name.to_string()), by_text, rest }
-    }
-}
-
-/// The field by whose text to tell these rules apart next: source, detail type, or the one that
-/// most of them constrain; `None` when no two constrain the same.
-fn best_split<'p>(
-    patterns: &'p [CompiledPattern],
-    rules: &[usize],
-    decided: &[&str],
-) -> Option<&'p str> {
-    if decided.len() == SPLITS_MAX {
-        return None;
-    }
-    let mut sharing: BTreeMap<&'p str, usize> = BTreeMap::new();
-    for field in rules.iter().flat_map(|&rule| &patterns[rule].fields) {
-        let name = field.name.joined.as_str();
-        if field.exact_texts().is_some() && !decided.contains(&name) {
-            *sharing.entry(name).or_default() += 1;
-        }
-    }
-    sharing.retain(|_, rules| *rules > 1);
-    if let Some(name) = ["source", "detail-type"].into_iter().find(|n| sharing.contains_key(n)) {
-        return Some(name);
-    }
-    sharing.into_iter().max_by_key(|&(_, rules)| rules).map(|(name, _)| name)
 }
 
 /// What must hold of one field: at least one matcher accepts it.

@@ -158,6 +158,8 @@ pub enum Update {
     Set(&'static str, Doc),
     /// Sets the attribute to a constant text.
     SetConst(&'static str, &'static str),
+    /// Sets the attribute to a whole number.
+    SetInt(&'static str, i64),
     /// Adds to a number that must exist.
     Add(&'static str, Decimal),
     /// Removes the attribute.
@@ -181,11 +183,6 @@ impl Update {
         Update::Set(name, Doc::text(text))
     }
 
-    /// Sets a whole number.
-    pub fn set_int(name: &'static str, value: i64) -> Update {
-        Update::Set(name, Doc::build(|w| w.int(value)))
-    }
-
     /// The item after these updates; equal to the old one when nothing changes.
     ///
     /// # Errors
@@ -196,6 +193,7 @@ impl Update {
             changes.push(match update {
                 Update::Set(name, value) => (*name, Some(Field::View(value.view()))),
                 Update::SetConst(name, value) => (*name, Some(Field::Str(value))),
+                Update::SetInt(name, value) => (*name, Some(Field::Int(*value))),
                 Update::Remove(name) => (*name, None),
                 Update::Add(name, n) => (*name, Some(Field::Number(sum(item, name, *n)?))),
             });
@@ -223,7 +221,7 @@ mod tests {
     fn an_update_reads_the_item_before_it_and_refuses_to_add_to_nothing() {
         let item = empty_item("INVENTORY#MACGUFFIN", "MODEL#LX")
             .with(&[("quantity", Some(Field::Int(10)))]);
-        let updates = [Update::Add("quantity", Decimal::from(-7)), Update::set_int("reserved", 7)];
+        let updates = [Update::Add("quantity", Decimal::from(-7)), Update::SetInt("reserved", 7)];
         let after = Update::apply_all(&updates, &item).expect("quantity is a number");
         assert_eq!((after.int("quantity"), after.int("reserved")), (Some(3), Some(7)));
         let wrong = [Update::Add("missing", Decimal::ONE)];

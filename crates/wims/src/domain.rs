@@ -99,12 +99,12 @@ impl<'a> Sku<'a> {
 
     /// Partition key of its stock item.
     pub fn pk(&self) -> String {
-        format!("{INVENTORY}{}", self.product)
+        [INVENTORY, self.product].concat()
     }
 
     /// Sort key of its stock item.
     pub fn sk(&self) -> String {
-        format!("MODEL#{}", self.model)
+        ["MODEL#", self.model].concat()
     }
 }
 
@@ -166,7 +166,7 @@ pub fn moved(order: &Doc, attribute: &'static str, to: &'static str, now_ms: u64
     vec![
         Update::SetConst(attribute, to),
         Update::SetConst("status", states.status()),
-        Update::set_int("updatedAt", stamp(now_ms)),
+        Update::SetInt("updatedAt", stamp(now_ms)),
     ]
 }
 

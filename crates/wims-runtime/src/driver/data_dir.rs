@@ -4,7 +4,7 @@
 //! whole before it is used. It deliberately never deletes what it does not understand.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -17,7 +17,7 @@ use crate::recovery::SegmentStore;
 const MARKER: &str = "WIMS";
 const MARKER_TEXT: &str = "A data directory of wims, format 1. Back it up as a whole.\n";
 /// Zeroes are written in pieces of this size, so that commits get their turn in between.
-const ZERO_CHUNK: usize = 1 << 20;
+const ZERO_CHUNK: usize = 256 << 10;
 
 /// Why a data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -178,18 +178,29 @@ impl SegmentFiles {
 }
 
 fn fill(path: &Path, header: &SegmentHeader) -> std::io::Result<()> {
-    let mut file = OpenOptions::new().create(true).truncate(true).write(true).open(path)?;
-    let zeroes = vec![0; ZERO_CHUNK];
-    let mut left = usize::try_from(header.bytes).expect("a segment fits into memory");
-    while left > 0 {
-        let piece = left.min(ZERO_CHUNK);
-        file.write_all(&zeroes[..piece])?;
-        left -= piece;
-        file.sync_data()?;
+    drop(File::create(path)?);
+    let (file, _) = open_direct(path)?;
+    let buffer = vec![0; ZERO_CHUNK + PAGE];
+    let start = buffer.as_ptr().align_offset(PAGE);
+    let mut written = 0;
+    while written < header.bytes {
+        let piece = (header.bytes - written).min(ZERO_CHUNK as u64);
+        let piece_len = usize::try_from(piece).expect("a chunk fits into memory");
+        file.write_all_at(&buffer[start..start + piece_len], written)?;
+        written += piece;
     }
-    file.seek(SeekFrom::Start(0))?;
-    file.write_all(&header.page())?;
+    file.write_all_at(aligned(&mut Vec::new(), &header.page()), 0)?;
     file.sync_all()
+}
+
+/// Opens a file for direct, synchronous writes, which copy nothing into the system's cache; false
+/// when its file system has none and each write needs a sync.
+fn open_direct(path: &Path) -> std::io::Result<(File, bool)> {
+    let flags = i32::try_from((OFlags::DIRECT | OFlags::DSYNC).bits()).unwrap_or(0);
+    match OpenOptions::new().write(true).custom_flags(flags).open(path) {
+        Ok(file) => Ok((file, true)),
+        Err(_) => Ok((OpenOptions::new().write(true).open(path)?, false)),
+    }
 }
 
 /// Writes frames durably.
@@ -220,14 +231,8 @@ impl FrameWriter {
         if self.open.as_ref().is_some_and(|(open, ..)| *open == segment) {
             return Ok(());
         }
-        let path = self.files.path(segment);
-        let flags = i32::try_from((OFlags::DIRECT | OFlags::DSYNC).bits()).unwrap_or(0);
-        let direct = OpenOptions::new().write(true).custom_flags(flags).open(&path);
-        // A file system without direct writes gets plain ones and a sync after each.
-        self.open = Some(match direct {
-            Ok(file) => (segment, file, true),
-            Err(_) => (segment, OpenOptions::new().write(true).open(&path)?, false),
-        });
+        let (file, direct) = open_direct(&self.files.path(segment))?;
+        self.open = Some((segment, file, direct));
         Ok(())
     }
 }

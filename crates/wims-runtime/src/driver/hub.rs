@@ -5,7 +5,7 @@
 //! deliberately gives the engine no thread of its own: a request would have to wake it, and it
 //! the requester, and each wake-up costs as much as the work.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -36,6 +36,8 @@ pub struct Hub {
 struct Waiting {
     requests: Vec<Input>,
     completions: Vec<Input>,
+    /// Nobody will answer any more.
+    closed: bool,
 }
 
 /// What the lock is for.
@@ -47,13 +49,15 @@ struct Core {
     outputs: Vec<Output>,
     /// When the next turn is due without any input, in microseconds of monotonic time.
     due_us: Option<u64>,
+    /// Requests were left because the frame had no room.
+    left: bool,
 }
 
 impl Hub {
     /// A hub without a world.
     pub(super) fn new(engine: Engine, clock: Clock) -> Hub {
         let (inputs, outputs) = (Vec::new(), Vec::new());
-        let core = Core { engine, world: None, inputs, outputs, due_us: Some(0) };
+        let core = Core { engine, world: None, inputs, outputs, due_us: Some(0), left: false };
         Hub {
             waiting: Mutex::default(),
             core: Mutex::new(core),
@@ -69,10 +73,11 @@ impl Hub {
         self.timer.ring();
     }
 
-    /// Puts a request in, for a turn to come; false when too many wait.
+    /// Puts a request in, for a turn to come; false when too many wait, or after
+    /// the end.
     pub fn request(&self, input: Input) -> bool {
         let mut waiting = locked(&self.waiting);
-        let has_room = waiting.requests.len() < REQUESTS_MAX;
+        let has_room = waiting.requests.len() < REQUESTS_MAX && !waiting.closed;
         if has_room {
             waiting.requests.push(input);
         }
@@ -84,10 +89,14 @@ impl Hub {
         locked(&self.waiting).completions.push(input);
         // The threads of the world have work of their own: requests wait for who brought them,
         // and whoever came meanwhile is served by the timer.
-        let missed_before = self.missed.load(Ordering::SeqCst);
-        if self.turn_with(0) || missed_before {
+        if self.turn_with(0) {
             self.timer.ring();
         }
+    }
+
+    /// Has the timer's thread take a turn: for who will take no more of its own.
+    pub fn ring(&self) {
+        self.timer.ring();
     }
 
     /// One turn: takes what waits, lets the engine work on it, and sees that what it asks for is
@@ -98,14 +107,21 @@ impl Hub {
 
     fn turn_with(&self, requests_max: usize) -> bool {
         let Some(mut core) = self.try_lock_core() else { return false };
-        self.missed.store(false, Ordering::SeqCst);
+        // A turn without requests does not serve who was passed over with one.
+        let passed_over = self.missed.swap(false, Ordering::SeqCst) && requests_max == 0;
         core.turn(&self.waiting, self.clock, requests_max);
+        if self.missed.load(Ordering::SeqCst) {
+            // A frame that was written meanwhile makes way for the next at once.
+            core.turn(&self.waiting, self.clock, 0);
+        }
+        let has_room_again = requests_max == 0 && core.take_left();
         let is_due = core.due_us.is_some_and(|due| due <= self.clock.now().mono_us);
         if !is_due {
             self.timer.set(core.due_us);
         }
         drop(core);
-        is_due || self.missed.load(Ordering::SeqCst)
+        fence(Ordering::SeqCst);
+        is_due || passed_over || has_room_again || self.missed.load(Ordering::SeqCst)
     }
 
     /// Takes turns when their time has come; ends with the world.
@@ -117,18 +133,23 @@ impl Hub {
 
     /// Finishes what is under way, syncs and ends the world.
     pub(super) fn stop(&self) {
+        let _no_panic = NoPanic;
         self.lock_core().engine.stop_outside();
         let patience_ends = Instant::now() + STOP_PATIENCE;
         let world = loop {
             while self.turn() {}
             let mut core = self.lock_core();
             let is_over = Instant::now() >= patience_ends;
-            if core.engine.is_settled() && (core.engine.outside_in_flight() == 0 || is_over) {
+            // What does not fit on a full disk was never acknowledged.
+            let is_given_up = Instant::now() >= patience_ends + STOP_PATIENCE;
+            let is_done = core.engine.outside_in_flight() == 0 || is_over;
+            if core.engine.is_settled() && is_done || is_given_up {
                 break core.close();
             }
             drop(core);
             std::thread::sleep(Duration::from_millis(5));
         };
+        locked(&self.waiting).closed = true;
         if let Some(world) = world {
             world.end();
         }
@@ -143,6 +164,7 @@ impl Hub {
         };
         attempt().or_else(|| {
             self.missed.store(true, Ordering::SeqCst);
+            fence(Ordering::SeqCst);
             // The holder may have let go before it could see that.
             attempt()
         })
@@ -182,8 +204,17 @@ impl Core {
         self.engine.step(now, &mut self.inputs, &mut self.outputs);
         world.carry_out(&mut self.outputs);
         are_left |= !self.inputs.is_empty();
-        let at_once = are_left && self.engine.wants_requests() && requests_max > 0;
+        let has_room = self.engine.wants_requests();
+        if requests_max > 0 {
+            self.left = are_left && !has_room;
+        }
+        let at_once = are_left && has_room && requests_max > 0;
         self.due_us = if at_once { Some(0) } else { self.engine.next_step_us() };
+    }
+
+    /// Whether requests that were left can be taken now; said once.
+    fn take_left(&mut self) -> bool {
+        self.engine.wants_requests() && std::mem::take(&mut self.left)
     }
 
     /// Moves what waits to the inputs, completions first; whether requests were left.
@@ -218,6 +249,8 @@ struct Timer {
 #[derive(Default)]
 struct Alarm {
     due_us: Option<u64>,
+    /// Somebody needs a turn now, whatever others say is due.
+    rung: bool,
     /// Until when the thread sleeps, if it does.
     asleep_until_us: Option<u64>,
     ended: bool,
@@ -235,7 +268,7 @@ impl Timer {
     }
 
     fn ring(&self) {
-        locked(&self.alarm).due_us = Some(0);
+        locked(&self.alarm).rung = true;
         self.bell.notify_one();
     }
 
@@ -250,8 +283,8 @@ impl Timer {
         loop {
             let now_us = clock.now().mono_us;
             let due_us = alarm.due_us.unwrap_or(u64::MAX);
-            if alarm.ended || due_us <= now_us {
-                alarm.due_us = None;
+            if alarm.ended || alarm.rung || due_us <= now_us {
+                (alarm.rung, alarm.due_us) = (false, None);
                 return !alarm.ended;
             }
             alarm.asleep_until_us = Some(due_us);

@@ -110,6 +110,7 @@ impl Client {
     /// comes after whatever is ready to run, so a turn has all requests that have arrived, and
     /// answers leave before the next one.
     pub async fn serve(&self) {
+        let _leaving = Leaving(&self.hub);
         loop {
             self.replies.bell.notified().await;
             if self.replies.hand_out() > 0 {
@@ -120,6 +121,15 @@ impl Client {
                 tokio::task::yield_now().await;
             }
         }
+    }
+}
+
+/// A task that ends may owe a turn.
+struct Leaving<'a>(&'a Hub);
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        self.0.ring();
     }
 }
 

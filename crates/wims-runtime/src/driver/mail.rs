@@ -17,7 +17,9 @@ use std::time::Duration;
 use lettre::address::AddressError;
 use lettre::message::{Mailbox, MultiPart, SinglePart};
 use lettre::transport::smtp::Error as SmtpError;
+use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters};
 use lettre::{AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
+use reqwest::Url;
 use thiserror::Error;
 
 /// One mail's whole conversation, from name lookup to QUIT; a slower server is worth a new attempt.
@@ -28,6 +30,9 @@ const REASON_CHARS_MAX: usize = 500;
 
 /// A file name holds 255 bytes on Linux; this leaves room for `.eml`.
 const FILE_STEM_BYTES_MAX: usize = 200;
+
+/// How a certificate begins in a PEM file (RFC 7468, section 5.1).
+const PEM_CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----";
 
 /// What mails call the program that sent them.
 const USER_AGENT: &str = "WIMS";
@@ -71,6 +76,10 @@ pub struct MailOptions {
     ///
     /// Plain `smtp` is not encrypted; `?tls=required` or `?tls=opportunistic` asks for STARTTLS.
     pub smtp_url: Option<String>,
+    /// A PEM file of root certificates, trusted for the SMTP server besides the built-in ones.
+    ///
+    /// Only for an SMTP URL that asks for TLS.
+    pub smtp_ca: Option<PathBuf>,
     /// The sender of every mail, as `orders@example.com` or `WIMS <orders@example.com>`.
     pub from: String,
     /// The folder for `.eml` files; created if absent, untouched when there is an SMTP URL.
@@ -82,6 +91,7 @@ impl fmt::Debug for MailOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MailOptions")
             .field("smtp_url", &self.smtp_url.as_ref().map(|_| "(hidden)"))
+            .field("smtp_ca", &self.smtp_ca)
             .field("from", &self.from)
             .field("outbox", &self.outbox)
             .finish()
@@ -97,6 +107,35 @@ pub enum MailError {
          where smtp:// may end in ?tls=required or ?tls=opportunistic"
     )]
     SmtpUrl,
+    /// The file of root certificates cannot be read.
+    #[error("read the smtp ca {}: {source}", .path.display())]
+    SmtpCaFile {
+        /// The file as given.
+        path: PathBuf,
+        /// What the file system said.
+        source: io::Error,
+    },
+    /// The file of root certificates holds none.
+    #[error(
+        "read the smtp ca {}: there is no certificate in it; it must be a PEM file",
+        .path.display()
+    )]
+    SmtpCaEmpty {
+        /// The file as given.
+        path: PathBuf,
+    },
+    /// The file of root certificates holds something that is no sound certificate.
+    #[error("read the smtp ca {}: a certificate in it is damaged", .path.display())]
+    SmtpCaDamaged {
+        /// The file as given.
+        path: PathBuf,
+    },
+    /// There are root certificates, but nothing they could vouch for.
+    #[error(
+        "use the smtp ca: it needs an smtp url that asks for tls, which is smtps:// or smtp:// \
+         with ?tls=required or ?tls=opportunistic"
+    )]
+    SmtpCaUnused,
     /// The sender is no mail address.
     #[error("read the from address '{address}': {source}")]
     FromAddress {
@@ -135,15 +174,17 @@ impl Mailer {
     /// Checks the options; with an SMTP URL it does not connect yet, without one it touches disk.
     ///
     /// # Errors
-    /// A wrong SMTP URL, a sender that is no address, an outbox that cannot be written.
+    /// A wrong SMTP URL, root certificates that cannot be read or used, a sender that is no
+    /// address, an outbox that cannot be written.
     pub fn new(options: MailOptions) -> Result<Mailer, MailError> {
         let from = options
             .from
             .parse::<Mailbox>()
             .map_err(|source| MailError::FromAddress { address: options.from.clone(), source })?;
-        let route = match options.smtp_url {
-            Some(url) => Route::Smtp(Arc::new(smtp_transport(&url)?)),
-            None => Route::Outbox(open_outbox(options.outbox)?),
+        let route = match (options.smtp_url, options.smtp_ca) {
+            (Some(url), ca) => Route::Smtp(Arc::new(smtp_transport(&url, ca.as_deref())?)),
+            (None, Some(_)) => return Err(MailError::SmtpCaUnused),
+            (None, None) => Route::Outbox(open_outbox(options.outbox)?),
         };
         Ok(Mailer { from, route })
     }
@@ -191,10 +232,48 @@ fn compose(from: &Mailbox, mail: &Mail) -> Result<Message, String> {
 }
 
 /// Reads an SMTP URL. lettre's own error is dropped: it may quote a piece of the URL.
-fn smtp_transport(url: &str) -> Result<AsyncSmtpTransport<Tokio1Executor>, MailError> {
-    let builder =
+fn smtp_transport(
+    url: &str,
+    ca: Option<&Path>,
+) -> Result<AsyncSmtpTransport<Tokio1Executor>, MailError> {
+    let mut builder =
         AsyncSmtpTransport::<Tokio1Executor>::from_url(url).map_err(|_| MailError::SmtpUrl)?;
+    if let Some(ca) = ca {
+        builder = builder.tls(tls_with_ca(url, ca)?);
+    }
     Ok(builder.timeout(Some(SMTP_TIMEOUT)).build())
+}
+
+/// The TLS that an SMTP URL asks for, with more roots to trust.
+///
+/// lettre keeps to itself what it read in the URL, so the URL is read once more, as it does.
+fn tls_with_ca(url: &str, ca: &Path) -> Result<Tls, MailError> {
+    let url = Url::parse(url).map_err(|_| MailError::SmtpUrl)?;
+    let host = url.host_str().ok_or(MailError::SmtpUrl)?;
+    let asked = url.query_pairs().find(|(key, _)| key == "tls").map(|(_, value)| value);
+    let tls: fn(TlsParameters) -> Tls = match (url.scheme(), asked.as_deref()) {
+        ("smtps", _) => Tls::Wrapper,
+        ("smtp", Some("required")) => Tls::Required,
+        ("smtp", Some("opportunistic")) => Tls::Opportunistic,
+        ("smtp", None) => return Err(MailError::SmtpCaUnused),
+        _ => return Err(MailError::SmtpUrl),
+    };
+    let builder = TlsParameters::builder(host.to_owned()).add_root_certificate(read_ca(ca)?);
+    // Only here does lettre look into the certificates.
+    let parameters =
+        builder.build().map_err(|_| MailError::SmtpCaDamaged { path: ca.to_owned() })?;
+    Ok(tls(parameters))
+}
+
+/// Reads root certificates; for lettre a file without any would be an empty list of them.
+fn read_ca(path: &Path) -> Result<Certificate, MailError> {
+    let pem =
+        fs::read(path).map_err(|source| MailError::SmtpCaFile { path: path.to_owned(), source })?;
+    let text = String::from_utf8_lossy(&pem);
+    if !text.lines().any(|line| line.starts_with(PEM_CERTIFICATE)) {
+        return Err(MailError::SmtpCaEmpty { path: path.to_owned() });
+    }
+    Certificate::from_pem(&pem).map_err(|_| MailError::SmtpCaDamaged { path: path.to_owned() })
 }
 
 /// Sends a mail on a connection of its own.
@@ -359,6 +438,7 @@ mod tests {
     fn options(smtp_url: Option<&str>, outbox: &Path) -> MailOptions {
         MailOptions {
             smtp_url: smtp_url.map(str::to_owned),
+            smtp_ca: None,
             from: "WIMS <orders@example.com>".to_owned(),
             outbox: outbox.to_owned(),
         }
@@ -504,6 +584,50 @@ mod tests {
         for url in urls {
             let mailer = Mailer::new(options(Some(url), Path::new("unused"))).expect(url);
             assert!(!format!("{mailer:?}").contains("hunter2"));
+        }
+    }
+
+    /// Why no mailer is made of an SMTP URL and a file of root certificates.
+    fn refused_ca(smtp_url: Option<&str>, ca: &Path) -> MailError {
+        let options = options(smtp_url, Path::new("unused"));
+        Mailer::new(MailOptions { smtp_ca: Some(ca.to_owned()), ..options }).unwrap_err()
+    }
+
+    #[test]
+    fn a_ca_is_read_for_every_smtp_url_that_asks_for_tls_and_refused_for_any_other() {
+        let folder = TempFolder::new();
+        let missing = folder.0.join("missing.pem");
+        for url in ["smtps://host", "smtp://host?tls=required", "smtp://host?tls=opportunistic"] {
+            let error = refused_ca(Some(url), &missing);
+            assert!(matches!(error, MailError::SmtpCaFile { .. }), "{url}: {error:?}");
+            assert!(error.to_string().contains("missing.pem"), "{error}");
+        }
+        for url in [Some("smtp://user:hunter2@host"), None] {
+            let error = refused_ca(url, &missing);
+            assert!(matches!(error, MailError::SmtpCaUnused), "{url:?}: {error:?}");
+        }
+        let error = refused_ca(Some("smtp://host?tls=maybe"), &missing);
+        assert!(matches!(error, MailError::SmtpUrl), "{error:?}");
+    }
+
+    #[test]
+    fn a_ca_without_a_sound_certificate_is_refused_by_name() {
+        let folder = TempFolder::new();
+        let ca = folder.0.join("ca.pem");
+        let key = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
+        for empty in ["", "no certificate\n", key] {
+            fs::write(&ca, empty).unwrap();
+            let error = refused_ca(Some("smtps://host"), &ca);
+            assert!(matches!(error, MailError::SmtpCaEmpty { .. }), "{empty:?}: {error:?}");
+            assert!(error.to_string().contains("ca.pem"), "{error}");
+        }
+        let no_der = format!("{PEM_CERTIFICATE}\nAAAA\n-----END CERTIFICATE-----\n");
+        let no_end = format!("{PEM_CERTIFICATE}\nAAAA\n");
+        for damaged in [no_der, no_end] {
+            fs::write(&ca, &damaged).unwrap();
+            let error = refused_ca(Some("smtps://host"), &ca);
+            assert!(matches!(error, MailError::SmtpCaDamaged { .. }), "{damaged:?}: {error:?}");
+            assert!(error.to_string().contains("ca.pem"), "{error}");
         }
     }
 

@@ -48,6 +48,8 @@ pub struct RuntimeOptions {
     pub apis: HashMap<String, ApiAddress>,
     /// URL of the SMTP server; without one mails go to the outbox.
     pub smtp_url: Option<String>,
+    /// A PEM file of root certificates, trusted for the SMTP server besides the built-in ones.
+    pub smtp_ca: Option<PathBuf>,
     /// Who mails come from.
     pub mail_from: String,
     /// How many threads ask: each gets an inbox for replies.
@@ -97,6 +99,7 @@ impl Runtime {
         let data = options.data_dir;
         let mailer = Mailer::new(MailOptions {
             smtp_url: options.smtp_url,
+            smtp_ca: options.smtp_ca,
             from: options.mail_from,
             outbox: data.join("outbox"),
         })?;

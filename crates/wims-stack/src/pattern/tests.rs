@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use super::index::Bucket;
 use super::*;
 use crate::doc::Doc;
 

@@ -60,6 +60,10 @@ pub struct ServeArgs {
     /// are files in the data directory's outbox
     #[arg(long, env = "WIMS_SMTP_URL", hide_env_values = true)]
     smtp_url: Option<String>,
+    /// PEM file of root certificates, trusted for the SMTP server besides the built-in ones; for a
+    /// mail server with a certificate of a private CA
+    #[arg(long, env = "WIMS_SMTP_CA", value_name = "FILE")]
+    smtp_ca: Option<PathBuf>,
     /// Who mails come from
     #[arg(long, env = "WIMS_MAIL_FROM", default_value = "wims@localhost")]
     mail_from: String,
@@ -173,6 +177,7 @@ async fn serve(args: ServeArgs, listener: TcpListener) -> Result<(), Failure> {
         },
         apis: HashMap::from([(PAYMENTS_API.to_owned(), address)]),
         smtp_url: args.smtp_url.clone(),
+        smtp_ca: args.smtp_ca.clone(),
         mail_from: args.mail_from.clone(),
         inboxes: HTTP_THREADS + 1,
     };

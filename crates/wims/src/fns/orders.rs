@@ -61,7 +61,7 @@ fn new_order(input: &RouteInput<'_>, order_id: &str, item: &Doc, quantity: i64) 
         ("lines", Field::View(line.view())),
         ("orderId", Field::Str(order_id)),
         ("paymentStatus", Field::Str(payment_status::PENDING)),
-        ("pk", Field::Str(&format!("{CUSTOMER}{customer_id}"))),
+        ("pk", Field::Str(&[CUSTOMER, customer_id].concat())),
         ("quantity", Field::Int(quantity)),
         ("sk", Field::Str(&format!("TIMESTAMP#{now}#{order_id}"))),
         ("status", Field::Str("PENDING")),

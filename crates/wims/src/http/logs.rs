@@ -1,6 +1,6 @@
 //! Logs over HTTP: events read back from the journal.
 
-use axum::extract::{Path, Query as QueryString, State};
+use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
@@ -8,12 +8,8 @@ use wims_runtime::driver::log::LogPage;
 use wims_runtime::io::{Answer, Query};
 
 use crate::http::problem::Problem;
+use crate::http::query::{QueryString, page_limit};
 use crate::http::{App, json_reply};
-
-/// Events of a page unless asked otherwise.
-const LIMIT: usize = 50;
-/// Events of a page, at most, but for the rest of one record's.
-const LIMIT_MAX: usize = 500;
 
 /// What `GET /logs/{name}` takes.
 #[derive(Deserialize)]
@@ -24,18 +20,19 @@ pub struct LogQuery {
     last: Option<usize>,
 }
 
-/// `GET /logs/{name}?after=&limit=` from there on, or `?last=`; oldest first.
+/// `GET /logs/{name}?after=&limit=` from there on, or `?last=`; oldest first. A page from `after`
+/// on may have more events than its limit: the rest of one record's.
 pub async fn read(
     State(app): State<App>,
     Path(name): Path<String>,
-    query: Result<QueryString<LogQuery>, axum::extract::rejection::QueryRejection>,
+    QueryString(query): QueryString<LogQuery>,
 ) -> Result<Response, Problem> {
-    let bad = |detail: String| Problem::new(StatusCode::BAD_REQUEST, detail);
-    let QueryString(query) = query.map_err(|error| bad(error.body_text()))?;
-    let limit = query.limit.or(query.last).unwrap_or(LIMIT);
-    if !(1..=LIMIT_MAX).contains(&limit) || (query.last.is_some() && query.after.is_some()) {
-        let detail = format!("give `after` and `limit`, or `last`; both count 1 to {LIMIT_MAX}");
-        return Err(bad(detail));
+    let limit = match (query.limit, query.last) {
+        (None, Some(last)) => page_limit("last", Some(last))?,
+        (limit, _) => page_limit("limit", limit)?,
+    };
+    if query.last.is_some() && query.after.is_some() {
+        return Err(Problem::bad_request("give `after` and `limit`, or `last`"));
     }
     let reader = app.logs.get(&name).cloned();
     let reader = reader.ok_or_else(|| Problem::not_found(format!("there is no log {name}")))?;

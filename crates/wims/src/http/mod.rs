@@ -8,6 +8,7 @@ pub mod logs;
 pub mod operations;
 pub mod orders;
 pub mod problem;
+pub mod query;
 pub mod server;
 pub mod strict;
 

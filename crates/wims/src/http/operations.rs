@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use axum::extract::{Path, Query as QueryString, State};
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
@@ -11,12 +11,11 @@ use wims_runtime::io::{Answer, MessageRow, Query, QueueRow, Status};
 use wims_stack::Doc;
 
 use crate::http::problem::Problem;
+use crate::http::query::{QueryString, page_limit};
 use crate::http::{App, json_reply, read_optional_fields};
 
-/// Messages of a page unless asked otherwise.
-const LIMIT: usize = 50;
-/// Messages of a page, at most.
-const LIMIT_MAX: usize = 500;
+/// Messages a redrive moves, at most; the engine's own bound.
+const REDRIVE_MAX: i64 = 10_000;
 
 #[derive(Serialize)]
 struct List<T> {
@@ -98,15 +97,9 @@ pub struct PeekQuery {
 pub async fn messages(
     State(app): State<App>,
     Path(name): Path<String>,
-    query: Result<QueryString<PeekQuery>, axum::extract::rejection::QueryRejection>,
+    QueryString(query): QueryString<PeekQuery>,
 ) -> Result<Response, Problem> {
-    let QueryString(query) =
-        query.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.body_text()))?;
-    let limit = query.limit.unwrap_or(LIMIT);
-    if !(1..=LIMIT_MAX).contains(&limit) {
-        let detail = format!("limit is 1 to {LIMIT_MAX}");
-        return Err(Problem::new(StatusCode::BAD_REQUEST, detail));
-    }
+    let limit = page_limit("limit", query.limit)?;
     let peek = Query::Peek { queue: name.clone(), from: query.cursor.unwrap_or(0), limit };
     let Answer::Messages(rows) = app.query(peek).await? else { return Err(odd()) };
     let rows = rows.ok_or_else(|| Problem::not_found(format!("there is no queue {name}")))?;
@@ -122,10 +115,10 @@ pub async fn redrive(
     body: axum::body::Body,
 ) -> Result<Response, Problem> {
     let mut fields = read_optional_fields(&headers, body).await?;
-    let limit = fields.optional_int("limit", 1..=10_000);
+    let limit = fields.optional_int("limit", 1..=REDRIVE_MAX);
     let dry_run = fields.optional_bool("dryRun");
     fields.finish(|| Some(()))?;
-    let limit = usize::try_from(limit.unwrap_or(10_000)).unwrap_or(LIMIT_MAX);
+    let limit = usize::try_from(limit.unwrap_or(REDRIVE_MAX)).expect("it is 1 or more");
     let dry_run = dry_run.unwrap_or(false);
     let query = Query::Redrive { queue: name.clone(), limit, dry_run };
     let Answer::Moved(moved) = app.query(query).await? else { return Err(odd()) };

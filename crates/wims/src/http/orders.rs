@@ -1,7 +1,7 @@
 //! Orders over HTTP: create, read, list, ship.
 
 use axum::body::Body;
-use axum::extract::{Path, Query as QueryString, State};
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
@@ -10,15 +10,12 @@ use wims_stack::{Doc, Field, Node, View};
 
 use crate::domain::{States, TABLE, inventory_status, payment_status};
 use crate::http::problem::Problem;
+use crate::http::query::{QueryString, page_limit};
 use crate::http::strict::FieldError;
 use crate::http::{App, json_reply, read_fields, read_optional_fields, rfc3339};
 
 /// More than any item allows; the item's own bound is checked by the engine.
 const QUANTITY_MAX: i64 = 10_000;
-/// Rows of a page unless asked otherwise.
-const LIMIT: usize = 50;
-/// Rows of a page, at most.
-const LIMIT_MAX: usize = 500;
 /// Values of an order's `status`.
 const STATUSES: [&str; 5] = ["PENDING", "BACKORDERED", "ON_HOLD", "READY", "SHIPPED"];
 
@@ -186,28 +183,22 @@ pub struct ListQuery {
 /// `GET /orders?status=&customerId=&limit=&cursor=`, newest first.
 pub async fn list(
     State(app): State<App>,
-    query: Result<QueryString<ListQuery>, axum::extract::rejection::QueryRejection>,
+    QueryString(query): QueryString<ListQuery>,
 ) -> Result<Response, Problem> {
-    let QueryString(query) =
-        query.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.body_text()))?;
-    let limit = query.limit.unwrap_or(LIMIT);
-    if !(1..=LIMIT_MAX).contains(&limit) {
-        let detail = format!("limit is 1 to {LIMIT_MAX}");
-        return Err(Problem::new(StatusCode::BAD_REQUEST, detail));
-    }
+    let limit = page_limit("limit", query.limit)?;
     let before = match query.cursor.as_deref().map(str::parse) {
         None => u64::MAX >> 1,
         Some(Ok(before)) => before,
         Some(Err(_)) => {
             let detail = "cursor is what an earlier page gave as `next`";
-            return Err(Problem::new(StatusCode::BAD_REQUEST, detail));
+            return Err(Problem::bad_request(detail));
         }
     };
     if let Some(status) = &query.status
         && !STATUSES.contains(&status.as_str())
     {
         let detail = format!("status is one of {}", STATUSES.join(", "));
-        return Err(Problem::new(StatusCode::BAD_REQUEST, detail));
+        return Err(Problem::bad_request(detail));
     }
     let page = page(&app, &query, before, limit).await?;
     Ok(json_reply(StatusCode::OK, list_json(&page, limit)))

@@ -37,6 +37,11 @@ impl Problem {
         }
     }
 
+    /// The request is wrong; the detail says what would be right.
+    pub fn bad_request(detail: impl Into<String>) -> Problem {
+        Problem::new(StatusCode::BAD_REQUEST, detail)
+    }
+
     /// Nothing of that name.
     pub fn not_found(detail: impl Into<String>) -> Problem {
         Problem::new(StatusCode::NOT_FOUND, detail)
@@ -58,13 +63,13 @@ impl From<Vec<FieldError>> for Problem {
     fn from(errors: Vec<FieldError>) -> Problem {
         let told: Vec<String> =
             errors.iter().map(|e| format!("{} {}", e.field, e.message).trim().to_owned()).collect();
-        Problem { errors, ..Problem::new(StatusCode::BAD_REQUEST, told.join("; ")) }
+        Problem { errors, ..Problem::bad_request(told.join("; ")) }
     }
 }
 
 impl From<ParseRefusal> for Problem {
     fn from(refusal: ParseRefusal) -> Problem {
-        Problem::new(StatusCode::BAD_REQUEST, refusal.message)
+        Problem::bad_request(refusal.message)
     }
 }
 

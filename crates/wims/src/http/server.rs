@@ -69,9 +69,14 @@ pub fn spawn(
 pub async fn accept(listener: TcpListener, doors: Vec<Door>, mut stop: watch::Receiver<bool>) {
     let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
     loop {
-        let emptiest = doors.iter().max_by_key(|door| door.slots.available_permits());
+        let open = doors.iter().filter(|door| !door.arrivals.is_closed());
+        let emptiest = open.max_by_key(|door| door.slots.available_permits());
         let Some(door) = emptiest else { return };
-        let Ok(slot) = door.slots.clone().acquire_owned().await else { return };
+        let slot = tokio::select! {
+            slot = door.slots.clone().acquire_owned() => slot,
+            _ = stop.wait_for(|stop| *stop) => return,
+        };
+        let Ok(slot) = slot else { return };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             _ = stop.wait_for(|stop| *stop) => return,
@@ -161,10 +166,17 @@ async fn connection(
         _ = stop.wait_for(|stop| *stop) => served.as_mut().graceful_shutdown(),
     }
     // A connection that never had a request is not seen as idle by hyper: let it go as well.
+    let mut was_quiet = false;
     loop {
         tokio::select! {
             _ = served.as_mut() => return,
-            () = tokio::time::sleep(FLUSH_TIME) => if under_way.get() == 0 { return },
+            () = tokio::time::sleep(FLUSH_TIME) => {
+                let is_quiet = under_way.get() == 0;
+                if was_quiet && is_quiet {
+                    return;
+                }
+                was_quiet = is_quiet;
+            }
         }
     }
 }

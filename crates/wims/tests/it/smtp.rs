@@ -6,28 +6,22 @@
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 
-use crate::harness::{Folder, Server, await_condition};
+use crate::harness::{Folder, Server, await_condition, wims};
 
 /// Where mail servers listen.
 const HOST: &str = "127.0.0.2";
-/// A mail server that wants a login and has no TLS: port, folder of the mailbox.
-const SERVER_WITH_LOGIN: &str = r#"
-import sys
-from aiosmtpd.controller import Controller
-from aiosmtpd.handlers import Mailbox
-from aiosmtpd.smtp import AuthResult
-
-def check(server, session, envelope, mechanism, data):
-    return AuthResult(success=data.login == b"wims" and data.password == b"pass/word")
-
-host, port, mailbox = sys.argv[1:]
-controller = Controller(
-    Mailbox(mailbox), hostname=host, port=int(port),
-    authenticator=check, auth_required=True, auth_require_tls=False,
-)
-controller.start()
-sys.stdin.read()
-"#;
+/// A mail server that wants a login, and with a certificate STARTTLS before it.
+const SERVER_WITH_LOGIN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/mail_server.py");
+/// The root certificate of a private CA; `certs/README.md` says how it was made.
+const CA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/certs/ca.pem");
+/// A certificate of the private CA for [`HOST`], and its key.
+const CERTIFICATE: [&str; 2] = [
+    concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/certs/server.pem"),
+    concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/certs/server.key"),
+];
+/// Who reads the mails, and who writes them.
+const ADDRESSES: [&str; 2] =
+    ["--team-email=buyers@example.com", "--mail-from=warehouse@example.com"];
 
 /// A running mail server with one mailbox; killed by its process id when dropped.
 struct MailServer {
@@ -45,7 +39,14 @@ impl MailServer {
 
     /// Takes mails of those who have logged in.
     fn start_with_login(port: u16) -> MailServer {
-        MailServer::run(port, &["-c", SERVER_WITH_LOGIN, HOST, &port.to_string()])
+        MailServer::run(port, &[SERVER_WITH_LOGIN, HOST, &port.to_string()])
+    }
+
+    /// Takes mails of those who have logged in over TLS; its certificate is of the private CA.
+    fn start_with_starttls(port: u16) -> MailServer {
+        let [certificate, key] = CERTIFICATE;
+        let port_text = port.to_string();
+        MailServer::run(port, &[SERVER_WITH_LOGIN, HOST, &port_text, certificate, key])
     }
 
     fn run(port: u16, arguments: &[&str]) -> MailServer {
@@ -95,8 +96,13 @@ fn free_port() -> u16 {
 
 fn serve(name: &str, smtp_url: &str) -> Server {
     let url = format!("--smtp-url={smtp_url}");
-    let addresses = ["--team-email=buyers@example.com", "--mail-from=warehouse@example.com"];
-    Server::start(name, &[&url, addresses[0], addresses[1]])
+    Server::start(name, &[&url, ADDRESSES[0], ADDRESSES[1]])
+}
+
+/// Serves in a folder that may have served before, and trusts the private CA.
+fn serve_with_ca(folder: Folder, smtp_url: &str) -> Server {
+    let (url, ca) = (format!("--smtp-url={smtp_url}"), format!("--smtp-ca={CA}"));
+    Server::in_folder(folder, &[&url, &ca, ADDRESSES[0], ADDRESSES[1]])
 }
 
 /// Lets stock fall to its reorder point, of which a mail tells.
@@ -166,6 +172,69 @@ fn where_tls_is_required_nothing_is_sent_without_it() {
     assert!(server.log().contains("STARTTLS is not supported"), "{}", server.log());
     let log = server.log();
     assert!(!log.contains("pass/word") && !log.contains("pass%2Fword"), "{log}");
+}
+
+#[test]
+fn a_server_with_a_certificate_of_a_ca_that_is_named_gets_the_login_and_the_mail_over_tls() {
+    let port = free_port();
+    let mail_server = MailServer::start_with_starttls(port);
+    let url = format!("smtp://wims:pass%2Fword@{HOST}:{port}?tls=required");
+    let server = serve_with_ca(Folder::new("smtp-ca"), &url);
+    let_stock_run_low(&server);
+    await_condition("the mail", || !mail_server.mails().is_empty());
+    let mail = mail_server.mails().remove(0);
+    assert_eq!(header(&mail, "To"), "buyers@example.com");
+    assert!(header(&mail, "X-Tls").starts_with("TLSv1."), "{mail}");
+    assert_eq!(header(&mail, "X-Login"), "wims");
+}
+
+#[test]
+fn a_server_nobody_trusts_gets_nothing_and_the_mail_waits_until_its_ca_is_named() {
+    let port = free_port();
+    let mail_server = MailServer::start_with_starttls(port);
+    let url = format!("smtp://wims:pass%2Fword@{HOST}:{port}?tls=required");
+    let mut server = serve("smtp-untrusted", &url);
+    let_stock_run_low(&server);
+    await_failed_attempt(&server);
+    assert!(mail_server.mails().is_empty());
+    let (_, page) = server.get("/queues/inventory-stock-mails/messages");
+    assert_eq!(page["items"].as_array().map(Vec::len), Some(1), "it is still there: {page}");
+    let log = server.log();
+    assert!(log.contains("invalid peer certificate: UnknownIssuer"), "{log}");
+    assert!(!log.contains("pass/word") && !log.contains("pass%2Fword"), "{log}");
+
+    assert_eq!(server.process.terminate(), Some(0), "a clean stop");
+    let server = serve_with_ca(server.into_folder(), &url);
+    await_condition("the mail", || !mail_server.mails().is_empty());
+    assert_eq!(header(&mail_server.mails()[0], "To"), "buyers@example.com");
+    await_condition("the mail to be done with", || {
+        let (_, page) = server.get("/queues/inventory-stock-mails/messages");
+        page["items"].as_array().is_some_and(Vec::is_empty)
+    });
+    assert_eq!(mail_server.mails().len(), 1);
+}
+
+#[test]
+fn a_ca_that_cannot_be_used_stops_the_start_and_is_told_by_name() {
+    let folder = Folder::new("smtp-wrong-ca");
+    let data = format!("--data-dir={}", folder.join("data").display());
+    let empty = folder.join("empty.pem");
+    std::fs::write(&empty, "no certificate\n").expect("written");
+    for (ca, reason) in [(folder.join("missing.pem"), "No such file"), (empty, "no certificate")] {
+        let ca = ca.display().to_string();
+        let refused = wims(&[
+            "serve",
+            "--listen=127.0.0.1:0",
+            "--sandbox-listen=127.0.0.1:0",
+            &data,
+            "--smtp-url=smtps://mail.example.com",
+            "--smtp-ca",
+            &ca,
+        ]);
+        assert_eq!(refused.code, Some(78), "{}", refused.stderr);
+        assert!(refused.stderr.contains(&ca), "{}", refused.stderr);
+        assert!(refused.stderr.contains(reason), "{}", refused.stderr);
+    }
 }
 
 #[test]

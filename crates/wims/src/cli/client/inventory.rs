@@ -8,7 +8,7 @@ use reqwest::StatusCode;
 use serde_json::{Map, Value, json};
 
 use crate::cli::client::table::{Align, Table, cell, fields, money};
-use crate::cli::client::{Server, ServerArgs, path_segment, print, print_line};
+use crate::cli::client::{Server, ServerArgs, path_segment};
 use crate::cli::{Failure, block_on};
 use crate::domain;
 
@@ -20,7 +20,7 @@ pub enum InventoryCommand {
     Get(GetArgs),
     /// List all items by sku
     #[command(after_help = "Example:\n  wims inventory list")]
-    List(ListArgs),
+    List(ServerArgs),
     /// Create an item, or change what describes it; its stock stays as it is
     #[command(after_help = "Example:\n  wims inventory put MACGUFFIN/XL --name 'MacGuffin XL' \
         --price 4900 --reorder-point 50\n\nA new item has no stock: see `wims inventory receive`.")]
@@ -54,13 +54,6 @@ pub struct GetArgs {
     /// The item, PRODUCT/MODEL [default: the article's item]
     #[arg(value_parser = sku)]
     sku: Option<Sku>,
-    #[command(flatten)]
-    server: ServerArgs,
-}
-
-/// What `inventory list` takes.
-#[derive(Args)]
-pub struct ListArgs {
     #[command(flatten)]
     server: ServerArgs,
 }
@@ -113,7 +106,7 @@ pub fn run(command: InventoryCommand) -> Result<(), Failure> {
     block_on(async {
         match command {
             InventoryCommand::Get(args) => get(args).await,
-            InventoryCommand::List(args) => list(args).await,
+            InventoryCommand::List(server) => list(server).await,
             InventoryCommand::Put(args) => put(args).await,
             InventoryCommand::Receive(args) => receive(args).await,
         }
@@ -126,28 +119,19 @@ async fn get(args: GetArgs) -> Result<(), Failure> {
         Some(sku) => vec!["inventory", &sku.product, &sku.model],
     };
     let reply = Server::at(&args.server)?.get(&path, &[]).await?;
-    if args.server.json { print_line(&reply.text) } else { print(&fields(&reply.json)) }
+    args.server.show(&reply, || fields(&reply.json))
 }
 
-async fn list(args: ListArgs) -> Result<(), Failure> {
-    let reply = Server::at(&args.server)?.get(&["inventory", "items"], &[]).await?;
-    if args.server.json {
-        return print_line(&reply.text);
-    }
-    let mut table = items_table();
-    let items = reply.json["items"].as_array().into_iter().flatten();
-    items.for_each(|item| table.row(item_row(item)));
-    print(&table.take_text())
+async fn list(server: ServerArgs) -> Result<(), Failure> {
+    let reply = Server::at(&server)?.get(&["inventory", "items"], &[]).await?;
+    server.show(&reply, || items_table().page_text(reply.items(), item_row))
 }
 
 async fn put(args: PutArgs) -> Result<(), Failure> {
     let path = ["inventory", &args.sku.product, &args.sku.model];
     let reply = Server::at(&args.server)?.put(&path, &put_body(&args)).await?;
-    if args.server.json {
-        return print_line(&reply.text);
-    }
     let done = if reply.status == StatusCode::CREATED { "created" } else { "updated" };
-    print(&format!("{done}\n{}", fields(&reply.json)))
+    args.server.show(&reply, || format!("{done}\n{}", fields(&reply.json)))
 }
 
 fn put_body(args: &PutArgs) -> Value {
@@ -170,17 +154,11 @@ async fn receive(args: ReceiveArgs) -> Result<(), Failure> {
         body["reason"] = reason.as_str().into();
     }
     let reply = Server::at(&args.server)?.post(&path, &body).await?;
-    if args.server.json {
-        return print_line(&reply.text);
-    }
-    let told = |name| cell(&reply.json[name]);
-    print_line(&format!(
-        "received {}: {} has {} on hand, {} of them reserved",
-        args.quantity,
-        told("sku"),
-        told("onHand"),
-        told("reserved")
-    ))
+    let quantity = args.quantity;
+    let [sku, on_hand, reserved] = ["sku", "onHand", "reserved"].map(|name| reply.field(name));
+    args.server.show(&reply, || {
+        format!("received {quantity}: {sku} has {on_hand} on hand, {reserved} of them reserved\n")
+    })
 }
 
 fn items_table() -> Table {
@@ -227,8 +205,6 @@ mod tests {
         });
         let cells = ["MACGUFFIN/LX", "MacGuffin", "7", "3", "10", "0", "100", "25.00 USD"];
         assert_eq!(item_row(&item), cells);
-        let mut table = items_table();
-        table.row(item_row(&item));
-        assert_eq!(table.take_text().lines().count(), 2);
+        assert_eq!(items_table().page_text(&[item], item_row).lines().count(), 2);
     }
 }

@@ -41,6 +41,13 @@ pub struct ServerArgs {
     json: bool,
 }
 
+impl ServerArgs {
+    /// Shows an answer: the server's JSON as it is, or the text that tells it to people.
+    fn show(&self, reply: &Reply, told: impl FnOnce() -> String) -> Result<(), Failure> {
+        if self.json { print_line(&reply.text) } else { print(&told()) }
+    }
+}
+
 fn base_url(text: &str) -> Result<Url, String> {
     let is_server = |url: &Url| ["http", "https"].contains(&url.scheme()) && url.has_host();
     let url = Url::parse(text).ok().filter(is_server);
@@ -67,6 +74,18 @@ struct Reply {
     status: StatusCode,
     text: String,
     json: Value,
+}
+
+impl Reply {
+    /// A field as people read it.
+    fn field(&self, name: &str) -> String {
+        table::cell(&self.json[name])
+    }
+
+    /// The rows of a page; an answer that is none has none.
+    fn items(&self) -> &[Value] {
+        self.json["items"].as_array().map(Vec::as_slice).unwrap_or_default()
+    }
 }
 
 impl Server {
@@ -179,6 +198,8 @@ fn print_line(text: &str) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::cli::block_on;
 
@@ -196,6 +217,15 @@ mod tests {
         for wrong in ["", ".", ".."] {
             assert!(path_segment(wrong).is_err(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn an_answer_that_is_no_page_has_no_items() {
+        let reply = |json| Reply { status: StatusCode::OK, text: String::new(), json };
+        assert_eq!(reply(json!({"items": [1, 2]})).items(), [json!(1), json!(2)]);
+        assert!(reply(json!({"moved": 7})).items().is_empty());
+        assert_eq!(reply(json!({"moved": 7})).field("moved"), "7");
+        assert_eq!(reply(json!([])).field("moved"), "-");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use crate::cli::client::table::{Align, Table, cell, fields, money};
-use crate::cli::client::{PAGE_ROWS_MAX, Server, ServerArgs, path_segment, print, print_line};
+use crate::cli::client::{PAGE_ROWS_MAX, Server, ServerArgs, path_segment, print};
 use crate::cli::{Failure, block_on};
 
 /// What can be done with orders.
@@ -20,7 +20,7 @@ pub enum OrderCommand {
     Create(CreateArgs),
     /// Show an order, and what it waits for
     #[command(after_help = "Example:\n  wims order get 01890a5d-ac96-774b-bcce-b302099a8057")]
-    Get(GetArgs),
+    Get(OrderArgs),
     /// List orders, newest first
     #[command(after_help = "Examples:\n  wims order list --status ON_HOLD\n  wims order list \
         --customer 349 --all --json | wc -l\n\nStatuses: PENDING, BACKORDERED, ON_HOLD, READY, \
@@ -29,7 +29,7 @@ pub enum OrderCommand {
     /// Tell that a READY order has left the warehouse
     #[command(after_help = "Example:\n  wims order ship 01890a5d-ac96-774b-bcce-b302099a8057\n\n\
         Repeating it changes nothing.")]
-    Ship(ShipArgs),
+    Ship(OrderArgs),
 }
 
 /// What `order create` takes.
@@ -45,9 +45,9 @@ pub struct CreateArgs {
     server: ServerArgs,
 }
 
-/// What `order get` takes.
+/// What `order get` and `order ship` take.
 #[derive(Args)]
-pub struct GetArgs {
+pub struct OrderArgs {
     /// The order's id
     #[arg(value_parser = path_segment)]
     id: String,
@@ -74,16 +74,6 @@ pub struct ListArgs {
     server: ServerArgs,
 }
 
-/// What `order ship` takes.
-#[derive(Args)]
-pub struct ShipArgs {
-    /// The order's id
-    #[arg(value_parser = path_segment)]
-    id: String,
-    #[command(flatten)]
-    server: ServerArgs,
-}
-
 /// Carries out a command.
 ///
 /// # Errors
@@ -102,25 +92,20 @@ pub fn run(command: OrderCommand) -> Result<(), Failure> {
 async fn create(args: CreateArgs) -> Result<(), Failure> {
     let order = json!({"customerId": args.customer, "quantity": args.quantity});
     let reply = Server::at(&args.server)?.post(&["orders"], &order).await?;
-    if args.server.json {
-        return print_line(&reply.text);
-    }
-    let told = |name| cell(&reply.json[name]);
-    print_line(&format!("{} {} is {}", told("message"), told("orderId"), told("status")))
+    let [message, id, status] = ["message", "orderId", "status"].map(|name| reply.field(name));
+    args.server.show(&reply, || format!("{message} {id} is {status}\n"))
 }
 
-async fn get(args: GetArgs) -> Result<(), Failure> {
+async fn get(args: OrderArgs) -> Result<(), Failure> {
     let reply = Server::at(&args.server)?.get(&["orders", &args.id], &[]).await?;
-    if args.server.json { print_line(&reply.text) } else { print(&fields(&reply.json)) }
+    args.server.show(&reply, || fields(&reply.json))
 }
 
-async fn ship(args: ShipArgs) -> Result<(), Failure> {
+async fn ship(args: OrderArgs) -> Result<(), Failure> {
     let path = ["orders", &args.id, "ship"];
     let reply = Server::at(&args.server)?.post(&path, &json!({})).await?;
-    if args.server.json {
-        return print_line(&reply.text);
-    }
-    print_line(&format!("{} is {}", cell(&reply.json["orderId"]), cell(&reply.json["status"])))
+    let told = || format!("{} is {}\n", reply.field("orderId"), reply.field("status"));
+    args.server.show(&reply, told)
 }
 
 async fn list(args: ListArgs) -> Result<(), Failure> {
@@ -130,14 +115,10 @@ async fn list(args: ListArgs) -> Result<(), Failure> {
     loop {
         let reply = server.get(&["orders"], &query(&args, cursor.as_ref())).await?;
         let next = reply.json["next"].as_str().map(str::to_owned);
-        let orders = reply.json["items"].as_array().map_or(&[][..], Vec::as_slice);
-        match (args.server.json, args.all) {
-            (true, false) => print_line(&reply.text)?,
-            (true, true) => print(&json_lines(orders))?,
-            (false, _) => {
-                orders.iter().for_each(|order| table.row(order_row(order)));
-                print(&table.take_text())?;
-            }
+        if args.server.json && args.all {
+            print(&json_lines(reply.items()))?;
+        } else {
+            args.server.show(&reply, || table.page_text(reply.items(), order_row))?;
         }
         if next.is_none() || !args.all {
             tell_of_more(next.is_some());
@@ -210,9 +191,7 @@ mod tests {
             "currency": "USD", "lines": [{"sku": "MACGUFFIN/LX", "quantity": 7}],
             "createdAt": "2026-01-02T03:04:05.006Z", "waitsFor": "a person to ship it"
         });
-        let mut table = orders_table();
-        table.row(order_row(&order));
-        let text = table.take_text();
+        let text = orders_table().page_text(&[order], order_row);
         let row = "a      349       READY       7  175.00 USD  2026-01-02T03:04:05.006Z  a person \
             to ship it";
         assert_eq!(text.lines().nth(1), Some(row), "{text}");

@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use crate::cli::client::table::{Align, Table, cell, shortened};
-use crate::cli::client::{Server, ServerArgs, path_segment, print, print_line};
+use crate::cli::client::{Server, ServerArgs, path_segment};
 use crate::cli::{Failure, block_on};
 
 /// So much of a message's body fits a row.
@@ -21,7 +21,7 @@ pub enum QueueCommand {
     /// List the queues and how much waits in each
     #[command(after_help = "Example:\n  wims queue list\n\nMESSAGES are those that could be \
         received now; those IN FLIGHT are being worked on; those DELAYED come back later.")]
-    List(ListArgs),
+    List(ServerArgs),
     /// Look at messages of a queue, without receiving them
     #[command(after_help = "Example:\n  wims queue peek payments-dlq --limit 10")]
     Peek(PeekArgs),
@@ -30,13 +30,6 @@ pub enum QueueCommand {
         redrive payments-dlq --limit 100\n\nA payment is charged under the same key again, so \
         nobody pays twice.")]
     Redrive(RedriveArgs),
-}
-
-/// What `queue list` takes.
-#[derive(Args)]
-pub struct ListArgs {
-    #[command(flatten)]
-    server: ServerArgs,
 }
 
 /// What `queue peek` takes.
@@ -75,28 +68,26 @@ pub struct RedriveArgs {
 pub fn run(command: QueueCommand) -> Result<(), Failure> {
     block_on(async {
         match command {
-            QueueCommand::List(args) => list(args).await,
+            QueueCommand::List(server) => list(server).await,
             QueueCommand::Peek(args) => peek(args).await,
             QueueCommand::Redrive(args) => redrive(args).await,
         }
     })?
 }
 
-async fn list(args: ListArgs) -> Result<(), Failure> {
-    let reply = Server::at(&args.server)?.get(&["queues"], &[]).await?;
-    if args.server.json {
-        return print_line(&reply.text);
-    }
-    let mut table = Table::new(&[
+async fn list(server: ServerArgs) -> Result<(), Failure> {
+    let reply = Server::at(&server)?.get(&["queues"], &[]).await?;
+    server.show(&reply, || queues_table().page_text(reply.items(), queue_row))
+}
+
+fn queues_table() -> Table {
+    Table::new(&[
         ("QUEUE", Align::Left),
         ("MESSAGES", Align::Right),
         ("IN FLIGHT", Align::Right),
         ("DELAYED", Align::Right),
         ("OLDEST", Align::Right),
-    ]);
-    let queues = reply.json["items"].as_array().into_iter().flatten();
-    queues.for_each(|queue| table.row(queue_row(queue)));
-    print(&table.take_text())
+    ])
 }
 
 fn queue_row(queue: &Value) -> Vec<String> {
@@ -115,23 +106,21 @@ async fn peek(args: PeekArgs) -> Result<(), Failure> {
     let query: Vec<_> = args.limit.map(|limit| ("limit", limit.to_string())).into_iter().collect();
     let path = ["queues", &args.name, "messages"];
     let reply = Server::at(&args.server)?.get(&path, &query).await?;
-    if args.server.json {
-        return print_line(&reply.text);
+    args.server.show(&reply, || messages_table().page_text(reply.items(), message_row))?;
+    if !args.server.json && !reply.json["next"].is_null() {
+        eprintln!("there may be more: --limit shows up to 500; --json shows whole bodies");
     }
-    let mut table = Table::new(&[
+    Ok(())
+}
+
+fn messages_table() -> Table {
+    Table::new(&[
         ("MESSAGE", Align::Left),
         ("SENT", Align::Left),
         ("RECEIVES", Align::Right),
         ("ATTEMPTS", Align::Right),
         ("BODY", Align::Left),
-    ]);
-    let messages = reply.json["items"].as_array().into_iter().flatten();
-    messages.for_each(|message| table.row(message_row(message)));
-    print(&table.take_text())?;
-    if !reply.json["next"].is_null() {
-        eprintln!("there may be more: --limit shows up to 500; --json shows whole bodies");
-    }
-    Ok(())
+    ])
 }
 
 fn message_row(message: &Value) -> Vec<String> {
@@ -148,12 +137,9 @@ async fn redrive(args: RedriveArgs) -> Result<(), Failure> {
     }
     let path = ["queues", &args.name, "redrive"];
     let reply = Server::at(&args.server)?.post(&path, &body).await?;
-    if args.server.json {
-        return print_line(&reply.text);
-    }
+    let (name, moved) = (&args.name, reply.field("moved"));
     let would = if args.dry_run { "would send" } else { "sent" };
-    let moved = cell(&reply.json["moved"]);
-    print_line(&format!("{would} {moved} messages of {} back to their queue", args.name))
+    args.server.show(&reply, || format!("{would} {moved} messages of {name} back to their queue\n"))
 }
 
 #[cfg(test)]

@@ -38,8 +38,14 @@ impl Table {
         Table { columns: columns.to_vec(), widths, rows: Vec::new(), has_headings: false }
     }
 
+    /// A page as text: a row for each of its items.
+    pub fn page_text(&mut self, items: &[Value], row: impl Fn(&Value) -> Vec<String>) -> String {
+        items.iter().for_each(|item| self.row(row(item)));
+        self.take_text()
+    }
+
     /// Adds a row.
-    pub fn row(&mut self, cells: Vec<String>) {
+    fn row(&mut self, cells: Vec<String>) {
         assert_eq!(cells.len(), self.columns.len(), "a row has a cell a column");
         for (width, cell) in self.widths.iter_mut().zip(&cells) {
             *width = (*width).max(cell.chars().count());
@@ -48,7 +54,7 @@ impl Table {
     }
 
     /// The rows added since the last call, as text.
-    pub fn take_text(&mut self) -> String {
+    fn take_text(&mut self) -> String {
         let mut text = String::new();
         if !std::mem::replace(&mut self.has_headings, true) {
             let headings = self.columns.iter().map(|(heading, _)| (*heading).to_owned());

@@ -1,0 +1,92 @@
+//! Query strings: what a `GET` is asked for, read strictly.
+//!
+//! Promise: a parameter that is unknown, of another type or out of bounds is refused with a 400
+//! that names it. It deliberately knows no route: what a route takes is a type beside its handler.
+
+use axum::extract::{FromRequestParts, Query};
+use axum::http::Uri;
+use axum::http::request::Parts;
+use serde::de::DeserializeOwned;
+
+use crate::http::problem::Problem;
+
+/// Rows of a page unless asked otherwise.
+const LIMIT: usize = 50;
+/// Rows of a page, at most: while the engine reads them it does nothing else.
+const LIMIT_MAX: usize = 500;
+
+/// The query string of a request, as a type that refuses what it does not know.
+pub struct QueryString<T>(pub T);
+
+impl<T, S> FromRequestParts<S> for QueryString<T>
+where
+    T: DeserializeOwned,
+    S: Send + Sync,
+{
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
+        read(&parts.uri).map(QueryString)
+    }
+}
+
+fn read<T: DeserializeOwned>(uri: &Uri) -> Result<T, Problem> {
+    match Query::try_from_uri(uri) {
+        Ok(Query(asked)) => Ok(asked),
+        Err(rejection) => Err(Problem::bad_request(rejection.body_text())),
+    }
+}
+
+/// How many rows a page has: as many as asked for, 50 unless asked; `parameter` is what asks.
+///
+/// # Errors
+/// When it is not 1 to 500.
+pub fn page_limit(parameter: &str, asked: Option<usize>) -> Result<usize, Problem> {
+    match asked.unwrap_or(LIMIT) {
+        limit @ 1..=LIMIT_MAX => Ok(limit),
+        _ => Err(Problem::bad_request(format!("{parameter} is 1 to {LIMIT_MAX}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+    use serde_json::Value;
+
+    use super::*;
+
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Asked {
+        limit: Option<usize>,
+    }
+
+    fn told(problem: &Problem) -> Value {
+        serde_json::to_value(problem).expect("a problem is JSON")
+    }
+
+    #[test]
+    fn a_page_has_50_rows_unless_1_to_500_are_asked_for() {
+        assert_eq!(page_limit("limit", None).ok(), Some(50));
+        assert_eq!(page_limit("limit", Some(1)).ok(), Some(1));
+        assert_eq!(page_limit("limit", Some(500)).ok(), Some(500));
+        for wrong in [0, 501] {
+            let problem = told(&page_limit("last", Some(wrong)).expect_err("out of bounds"));
+            assert_eq!(problem["status"], 400);
+            assert_eq!(problem["detail"], "last is 1 to 500");
+        }
+    }
+
+    #[test]
+    fn a_parameter_that_is_unknown_or_of_another_type_is_refused_by_name() {
+        let read = |uri| read::<Asked>(&Uri::from_static(uri)).map(|asked| asked.limit);
+        assert_eq!(read("/orders").ok(), Some(None));
+        assert_eq!(read("/orders?limit=7").ok(), Some(Some(7)));
+        for (wrong, named) in [("/orders?limit=x", "limit"), ("/orders?colour=red", "colour")] {
+            let problem = told(&read(wrong).expect_err("a refusal"));
+            assert_eq!(problem["status"], 400);
+            let detail = problem["detail"].as_str().unwrap_or_default();
+            assert!(detail.contains(named), "{detail}");
+        }
+    }
+}
