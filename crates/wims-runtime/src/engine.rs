@@ -258,7 +258,7 @@ impl Engine {
         }
         let mut left = Vec::new();
         for input in inputs.drain(..) {
-            if is_request(&input) && !self.journal.has_room() {
+            if input.ticket().is_some() && !self.journal.has_room() {
                 left.push(input);
             } else {
                 self.take(input, outputs, now.mono_us);
@@ -530,17 +530,6 @@ impl Engine {
         while self.held.front().is_some_and(|(seq, _)| *seq <= durable) {
             outputs.extend(self.held.pop_front().map(|(_, output)| output));
         }
-    }
-}
-
-fn is_request(input: &Input) -> bool {
-    match input {
-        Input::Call { .. } | Input::Query { .. } => true,
-        Input::Written { .. }
-        | Input::Prepared { .. }
-        | Input::Called { .. }
-        | Input::Mailed { .. }
-        | Input::Historied { .. } => false,
     }
 }
 

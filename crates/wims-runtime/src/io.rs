@@ -85,6 +85,20 @@ pub enum Input {
     },
 }
 
+impl Input {
+    /// Where the reply goes, of a request.
+    pub fn ticket(&self) -> Option<Ticket> {
+        match self {
+            Input::Call { ticket, .. } | Input::Query { ticket, .. } => Some(*ticket),
+            Input::Written { .. }
+            | Input::Prepared { .. }
+            | Input::Called { .. }
+            | Input::Mailed { .. }
+            | Input::Historied { .. } => None,
+        }
+    }
+}
+
 /// A question to the engine.
 #[derive(Debug)]
 pub enum Query {

@@ -6,10 +6,11 @@
 //! the requester, and each wake-up costs as much as the work.
 
 use std::sync::atomic::{AtomicBool, Ordering, fence};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::driver::STOP_PATIENCE;
+use crate::driver::inbox::ReplyInbox;
 use crate::driver::world::World;
 use crate::engine::Engine;
 use crate::io::{Input, Now, Output};
@@ -29,6 +30,19 @@ pub struct Hub {
     missed: AtomicBool,
     timer: Timer,
     clock: Clock,
+    /// The threads that ask, by number.
+    askers: Vec<Arc<ReplyInbox>>,
+}
+
+/// What a turn leaves to be done.
+#[derive(Default)]
+struct Left {
+    /// The engine has work that is due.
+    is_due: bool,
+    /// Somebody found the lock taken meanwhile.
+    was_missed: bool,
+    /// Somebody found the lock taken before, and this turn took no requests.
+    was_passed_over: bool,
 }
 
 /// What waits for the engine.
@@ -55,7 +69,7 @@ struct Core {
 
 impl Hub {
     /// A hub without a world.
-    pub(super) fn new(engine: Engine, clock: Clock) -> Hub {
+    pub(super) fn new(engine: Engine, clock: Clock, askers: Vec<Arc<ReplyInbox>>) -> Hub {
         let (inputs, outputs) = (Vec::new(), Vec::new());
         let core = Core { engine, world: None, inputs, outputs, due_us: Some(0), left: false };
         Hub {
@@ -64,6 +78,7 @@ impl Hub {
             missed: AtomicBool::new(false),
             timer: Timer::default(),
             clock,
+            askers,
         }
     }
 
@@ -87,10 +102,27 @@ impl Hub {
     /// Puts in the completion of something the engine asked for, and carries it on.
     pub fn complete(&self, input: Input) {
         locked(&self.waiting).completions.push(input);
-        // The threads of the world have work of their own: requests wait for who brought them,
-        // and whoever came meanwhile is served by the timer.
-        if self.turn_with(0) {
-            self.timer.ring();
+        // The threads of the world have work of their own: requests are left to who brought them,
+        // and what is due to the timer.
+        loop {
+            let left = self.turn_with(0);
+            if left.was_passed_over {
+                self.call_back();
+            }
+            if left.is_due {
+                self.timer.ring();
+            }
+            if !left.was_missed {
+                return;
+            }
+        }
+    }
+
+    /// Calls the thread of the first request that waits for another turn.
+    fn call_back(&self) {
+        let first = locked(&self.waiting).requests.first().and_then(Input::ticket);
+        if let Some(asker) = first.and_then(|ticket| self.askers.get(ticket.inbox as usize)) {
+            asker.ring();
         }
     }
 
@@ -102,26 +134,29 @@ impl Hub {
     /// One turn: takes what waits, lets the engine work on it, and sees that what it asks for is
     /// done. Whether there is more to do; false also when somebody else is at it.
     pub fn turn(&self) -> bool {
-        self.turn_with(TURN_REQUESTS_MAX)
+        let left = self.turn_with(TURN_REQUESTS_MAX);
+        left.is_due || left.was_missed
     }
 
-    fn turn_with(&self, requests_max: usize) -> bool {
-        let Some(mut core) = self.try_lock_core() else { return false };
+    fn turn_with(&self, requests_max: usize) -> Left {
+        let Some(mut core) = self.try_lock_core() else { return Left::default() };
         // A turn without requests does not serve who was passed over with one.
-        let passed_over = self.missed.swap(false, Ordering::SeqCst) && requests_max == 0;
+        let was_passed_over = self.missed.swap(false, Ordering::SeqCst) && requests_max == 0;
         core.turn(&self.waiting, self.clock, requests_max);
         if self.missed.load(Ordering::SeqCst) {
             // A frame that was written meanwhile makes way for the next at once.
             core.turn(&self.waiting, self.clock, 0);
         }
         let has_room_again = requests_max == 0 && core.take_left();
-        let is_due = core.due_us.is_some_and(|due| due <= self.clock.now().mono_us);
+        let is_past = |due: u64| due <= self.clock.now().mono_us;
+        let is_due = core.due_us.is_some_and(is_past) || has_room_again;
         if !is_due {
             self.timer.set(core.due_us);
         }
         drop(core);
         fence(Ordering::SeqCst);
-        is_due || passed_over || has_room_again || self.missed.load(Ordering::SeqCst)
+        let was_missed = self.missed.load(Ordering::SeqCst);
+        Left { is_due, was_missed, was_passed_over }
     }
 
     /// Takes turns when their time has come; ends with the world.

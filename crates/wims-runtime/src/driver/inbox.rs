@@ -71,6 +71,11 @@ impl ReplyInbox {
         count
     }
 
+    /// Has the thread take a turn.
+    pub(super) fn ring(&self) {
+        self.bell.notify_one();
+    }
+
     fn ask(&self) -> (u64, oneshot::Receiver<Answer>) {
         let (sender, receiver) = oneshot::channel();
         (locked(&self.asked).add(sender), receiver)
@@ -102,7 +107,7 @@ impl Client {
             self.replies.forget(slot);
             return None;
         }
-        self.replies.bell.notify_one();
+        self.replies.ring();
         receiver.await.ok()
     }
 

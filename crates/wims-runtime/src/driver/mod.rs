@@ -118,7 +118,7 @@ impl Runtime {
         );
         let logs = engine.log_plans();
         let replies: Vec<_> = (0..options.inboxes).map(|_| Arc::default()).collect();
-        let hub = Arc::new(Hub::new(engine, clock));
+        let hub = Arc::new(Hub::new(engine, clock, replies.clone()));
         let journal_id = recovered.journal_id.unwrap_or_else(|| u128::from(fastrand::u64(1..)));
         hub.connect(World::start(WorldParts {
             hub: hub.clone(),

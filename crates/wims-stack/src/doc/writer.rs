@@ -113,7 +113,7 @@ impl DocWriter {
     /// The name of an attribute inside [`DocWriter::map`]; its value must follow.
     ///
     /// # Panics
-    /// When the name is longer than [`KEY_BYTES_MAX`].
+    /// When the name is longer than [`KEY_BYTES_MAX`](super::KEY_BYTES_MAX).
     pub fn key(&mut self, name: &str) {
         self.raw_key(name.as_bytes());
     }

@@ -124,6 +124,9 @@ pub fn log_to_stderr() {
 /// When it cannot start.
 pub fn run(args: ServeArgs) -> Result<(), Failure> {
     log_to_stderr();
+    // A huge page is cleared as a whole when it is first touched. That can take milliseconds, and
+    // happens inside a turn; where the system has no such switch, nothing is lost.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     if !args.listen.ip().is_loopback() {
         return Err(Failure::new(
             EXIT_CONFIG,
