@@ -102,13 +102,8 @@ impl Hub {
     /// Puts in the completion of something the engine asked for, and carries it on.
     pub fn complete(&self, input: Input) {
         locked(&self.waiting).completions.push(input);
-        // The threads of the world have work of their own: requests are left to who brought them,
-        // and what is due to the timer.
-        loop {
-            let left = self.turn_with(0);
-            if left.was_passed_over {
-                self.call_back();
-            }
+        // The threads of the world have work of their own: what is due is left to the timer.
+        while let Some(left) = self.turn_without_requests() {
             if left.is_due {
                 self.timer.ring();
             }
@@ -116,6 +111,16 @@ impl Hub {
                 return;
             }
         }
+    }
+
+    /// A turn of who brings no requests: they are left to who brought them. `None` when there is
+    /// nothing more to do.
+    fn turn_without_requests(&self) -> Option<Left> {
+        let left = self.turn_with(0);
+        if left.was_passed_over {
+            self.call_back();
+        }
+        (left.is_due || left.was_missed).then_some(left)
     }
 
     /// Calls the thread of the first request that waits for another turn.
@@ -148,8 +153,10 @@ impl Hub {
             core.turn(&self.waiting, self.clock, 0);
         }
         let has_room_again = requests_max == 0 && core.take_left();
+        let was_passed_over = was_passed_over || has_room_again;
         let is_past = |due: u64| due <= self.clock.now().mono_us;
-        let is_due = core.due_us.is_some_and(is_past) || has_room_again;
+        let is_due =
+            core.due_us.is_some_and(is_past) || (has_room_again && !core.inputs.is_empty());
         if !is_due {
             self.timer.set(core.due_us);
         }
@@ -162,7 +169,7 @@ impl Hub {
     /// Takes turns when their time has come; ends with the world.
     pub(super) fn keep_time(&self) {
         while self.timer.wait(self.clock) {
-            while self.turn() {}
+            while self.turn_without_requests().is_some() {}
         }
     }
 
