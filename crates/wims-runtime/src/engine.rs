@@ -30,6 +30,9 @@ pub const SEGMENT_BYTES: u64 = 64 << 20;
 /// An idle journal is closed with an empty frame after this long.
 const CLOSE_AFTER_MS: u64 = 500;
 
+const NO_SEGMENT_REASON: &str = "no journal segment could be prepared; is the disk full?";
+const NO_SEGMENT: Answer = Answer::Full { retry_after_s: 1, reason: NO_SEGMENT_REASON };
+
 /// How an engine is set up.
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
@@ -252,19 +255,20 @@ impl Engine {
         if self.options.bugs.cursor_apart {
             self.write_late_cursors(&self.plan.clone());
         }
-        let calls = inputs.iter().filter(|input| matches!(input, Input::Call { .. })).count();
-        if calls > 0 {
-            self.open_calls.steps.push((now.mono_us, calls as u64));
-        }
-        let mut left = Vec::new();
+        let (mut left, mut calls) = (Vec::new(), 0);
         for input in inputs.drain(..) {
-            if input.ticket().is_some() && !self.journal.has_room() {
+            let is_request = input.ticket().is_some();
+            if is_request && !self.journal.has_room() && !self.journal.is_stuck() {
                 left.push(input);
             } else {
+                calls += u64::from(matches!(input, Input::Call { .. }));
                 self.take(input, outputs, now.mono_us);
             }
         }
         *inputs = left;
+        if calls > 0 {
+            self.open_calls.steps.push((now.mono_us, calls));
+        }
         let plan = self.plan.clone();
         self.wake_executions(&plan);
         self.run_streams(&plan);
@@ -301,7 +305,9 @@ impl Engine {
     /// Whether work is left that this step's budget did not cover.
     fn has_more_work(&self) -> bool {
         let last = self.state.stream.back().map_or(0, |change| change.seq);
-        self.positions.iter().any(|position| *position < last)
+        let is_wake_due =
+            self.state.wakes.first().is_some_and(|(at, _)| *at <= self.state.clock_ms);
+        is_wake_due || self.positions.iter().any(|position| *position < last)
     }
 
     /// Whether more requests may be handed to a step: the open frame has room.
@@ -380,7 +386,8 @@ impl Engine {
                 self.reply(ticket, answer, outputs);
             }
             Input::Query { ticket, query } => {
-                let answer = self.query(query);
+                // What it would see cannot become durable.
+                let answer = if self.journal.is_stuck() { NO_SEGMENT } else { self.query(query) };
                 self.reply(ticket, answer, outputs);
             }
             Input::Written { buffer } => {
@@ -441,7 +448,7 @@ impl Engine {
     /// What is full, if anything is.
     fn full(&self) -> Option<&'static str> {
         if !self.journal.admits() {
-            return Some("no journal segment could be prepared; is the disk full?");
+            return Some(NO_SEGMENT_REASON);
         }
         if self.state.stream.len() > CHANGE_LAG_MAX {
             return Some("too many changes wait for the pipe");
@@ -557,7 +564,12 @@ fn refusal_of(failure: &TransactFailure) -> crate::functions::Refusal {
 
 #[cfg(test)]
 mod tests {
+    use wims_stack::{QueueRef, TargetRef, Template};
+
     use super::*;
+    use crate::io::Query;
+    use crate::quiet;
+    use crate::recovery::NoSegments;
 
     #[test]
     fn the_id_after_an_id_is_greater_and_stays_a_uuid_of_version_7() {
@@ -566,5 +578,30 @@ mod tests {
         for id in [full, full | (0xfff << 64), full - 1] {
             assert!(follow(id) > id && versioned(follow(id)), "{id:x}");
         }
+    }
+
+    #[test]
+    fn what_is_asked_while_nothing_can_become_durable_is_refused_at_once() {
+        let (queue, message) = (QueueRef::new("noted"), Template::path("$.detail.sk"));
+        let stack = quiet::stack(TargetRef::Queue(queue, message));
+        let now = Now { wall_ms: 1_700_000_000_000, mono_us: 0 };
+        let options = EngineOptions::default();
+        let started = Engine::start(&stack, &quiet::functions(), &mut NoSegments, options, now);
+        let (mut engine, _) = started.expect("the stack can run");
+        let ask = || Input::Query { ticket: Ticket { inbox: 0, slot: 0 }, query: Query::Durable };
+        let mut answer_to = |inputs: &mut Vec<Input>| {
+            let mut outputs = Vec::new();
+            engine.step(now, inputs, &mut outputs);
+            outputs.into_iter().find_map(|output| match output {
+                Output::Reply(_, answer) => Some(answer),
+                _ => None,
+            })
+        };
+        assert!(matches!(answer_to(&mut vec![ask()]), Some(Answer::Full { .. })));
+        // With a segment the names can be written, and the answer waits for that.
+        let prepared = Input::Prepared { segment: 1, success: true };
+        assert!(answer_to(&mut vec![prepared, ask()]).is_none());
+        let written = Input::Written { buffer: Vec::new() };
+        assert!(matches!(answer_to(&mut vec![written]), Some(Answer::Durable(_))));
     }
 }

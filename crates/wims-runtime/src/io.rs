@@ -102,6 +102,15 @@ impl Input {
 /// A question to the engine.
 #[derive(Debug)]
 pub enum Query {
+    /// The item with this key.
+    Get {
+        /// The table's name.
+        table: &'static str,
+        /// The partition key.
+        pk: String,
+        /// The sort key.
+        sk: String,
+    },
     /// The item with this value in a unique index of the table.
     Find {
         /// The table's name.

@@ -187,6 +187,18 @@ impl Journal {
         self.unclosed && self.is_settled()
     }
 
+    /// Whether the open frame waits for a segment that could not be prepared.
+    pub fn is_stuck(&self) -> bool {
+        let is_waiting = self.open.count > 0 && !self.in_flight;
+        is_waiting && !self.fits() && self.prepared.is_empty()
+    }
+
+    /// Whether the current segment has room for the open frame.
+    fn fits(&self) -> bool {
+        let need = self.open.bytes.len().next_multiple_of(PAGE) as u64;
+        !self.segments.is_empty() && self.offset + need <= self.segment_bytes
+    }
+
     /// Submits the open frame when none is in flight and a segment has room; an empty one only
     /// when `closing`. Returns the last sequence the frame covers.
     pub fn submit(
@@ -234,7 +246,7 @@ impl Journal {
     fn find_room(&mut self) -> bool {
         let need = self.open.bytes.len().next_multiple_of(PAGE) as u64;
         assert!(need + PAGE as u64 <= self.segment_bytes, "a frame fits into a segment");
-        if !self.segments.is_empty() && self.offset + need <= self.segment_bytes {
+        if self.fits() {
             return true;
         }
         let Some(number) = self.prepared.pop_front() else { return false };

@@ -11,6 +11,7 @@ use wims_stack::{Doc, LogRef, Rule, TargetRef};
 use crate::bus::{RULE, SOURCE_QUEUE};
 use crate::engine::{Cause, Engine};
 use crate::io::{Answer, ClosedItem, HistoryJob, MessageRow, Output, Query, QueueRow, Status};
+use crate::items::{Item, Items};
 use crate::plan::{LogPlan, Plan, RulePlan, TargetPlan};
 use crate::record::Record;
 use crate::workflow::event_view;
@@ -25,17 +26,20 @@ const REDRIVE_MAX: usize = 10_000;
 impl Engine {
     pub(crate) fn query(&mut self, query: Query) -> Answer {
         match query {
+            Query::Get { table, pk, sk } => {
+                let item = self.items_of(table).and_then(|items| items.get(&pk, &sk));
+                Answer::Item(item.map(with_creation))
+            }
             Query::Find { table, attribute, value } => {
-                let items = self.state.number(&format!("table/{table}"));
-                let item = items.and_then(|n| self.state.table(n).find(attribute, &value));
-                Answer::Item(item.map(|item| (item.doc.clone(), item.created)))
+                let item = self.items_of(table).and_then(|items| items.find(attribute, &value));
+                Answer::Item(item.map(with_creation))
             }
             Query::List { table, attribute, value, before, limit } => {
-                let number = self.state.number(&format!("table/{table}"));
-                let items = number.into_iter().flat_map(|number| {
-                    self.state.table(number).list(attribute, &value, before).take(limit)
-                });
-                Answer::Items(items.map(|item| (item.doc.clone(), item.created)).collect())
+                let items = self
+                    .items_of(table)
+                    .into_iter()
+                    .flat_map(|items| items.list(attribute, &value, before).take(limit));
+                Answer::Items(items.map(with_creation).collect())
             }
             Query::Queues => Answer::Queues(self.queue_rows()),
             Query::Peek { queue, from, limit } => Answer::Messages(self.peek(&queue, from, limit)),
@@ -45,6 +49,11 @@ impl Engine {
             Query::Durable => Answer::Durable(self.journal.next_seq() - 1),
             Query::Status => Answer::Status(Box::new(self.status())),
         }
+    }
+
+    fn items_of(&self, table: &str) -> Option<&Items> {
+        let number = self.state.number(&format!("table/{table}"))?;
+        Some(self.state.table(number))
     }
 
     /// What each log of the stack shows.
@@ -216,6 +225,10 @@ impl Engine {
             self.history_retry_ms = self.state.clock_ms + HISTORY_RETRY_MS;
         }
     }
+}
+
+fn with_creation(item: &Item) -> (Doc, u64) {
+    (item.doc.clone(), item.created)
 }
 
 /// Where a dead letter goes back to.

@@ -222,6 +222,10 @@ impl Walk {
         store: &mut impl SegmentStore,
     ) -> Result<Option<usize>, RecoveryError> {
         for index in (0..self.numbers.len()).rev() {
+            // Prepared and never written to, or corrupt, which the walk that follows finds.
+            if self.begins_blank(store, index)? {
+                continue;
+            }
             let bytes = self.read(store, index)?;
             let mut offset = PAGE;
             let mut last = None;
@@ -237,6 +241,16 @@ impl Walk {
             }
         }
         Ok(None)
+    }
+
+    /// Whether nothing stands where the first frame of a segment begins.
+    fn begins_blank(
+        &self,
+        store: &mut impl SegmentStore,
+        index: usize,
+    ) -> Result<bool, RecoveryError> {
+        let bytes = store.read(self.numbers[index], 2 * PAGE).map_err(RecoveryError::Store)?;
+        Ok(is_blank(bytes.get(PAGE..).unwrap_or(&[])))
     }
 
     fn read(&self, store: &mut impl SegmentStore, index: usize) -> Result<Vec<u8>, RecoveryError> {
@@ -316,6 +330,9 @@ impl Walk {
         index: usize,
     ) -> Result<bool, RecoveryError> {
         let Some(&number) = self.numbers.get(index + 1) else { return Ok(false) };
+        if self.begins_blank(store, index + 1)? {
+            return Ok(false);
+        }
         let bytes = self.read(store, index + 1)?;
         let first = bytes.get(PAGE..).and_then(FrameHeader::read);
         Ok(first.is_some_and(|header| self.follows(&header, number)))
@@ -398,10 +415,15 @@ impl Walk {
     }
 
     fn note_torn(&mut self, segment: u64, offset: u64, bytes: &[u8]) {
-        if bytes.get(offset as usize..).is_some_and(|tail| tail.iter().any(|byte| *byte != 0)) {
+        if !is_blank(bytes.get(offset as usize..).unwrap_or(&[])) {
             self.torn.push((segment, offset));
         }
     }
+}
+
+/// Whether all bytes are zero, a page at a time: a segment has millions.
+fn is_blank(bytes: &[u8]) -> bool {
+    bytes.chunks(PAGE).all(|page| page.iter().fold(0, |any, byte| any | byte) == 0)
 }
 
 /// The first sound frame at a page boundary at or behind `offset`.

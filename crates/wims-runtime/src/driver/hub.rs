@@ -5,6 +5,7 @@
 //! deliberately gives the engine no thread of its own: a request would have to wake it, and it
 //! the requester, and each wake-up costs as much as the work.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant, SystemTime};
@@ -48,7 +49,7 @@ struct Left {
 /// What waits for the engine.
 #[derive(Default)]
 struct Waiting {
-    requests: Vec<Input>,
+    requests: VecDeque<Input>,
     completions: Vec<Input>,
     /// Nobody will answer any more.
     closed: bool,
@@ -94,7 +95,7 @@ impl Hub {
         let mut waiting = locked(&self.waiting);
         let has_room = waiting.requests.len() < REQUESTS_MAX && !waiting.closed;
         if has_room {
-            waiting.requests.push(input);
+            waiting.requests.push_back(input);
         }
         has_room
     }
@@ -125,7 +126,7 @@ impl Hub {
 
     /// Calls the thread of the first request that waits for another turn.
     fn call_back(&self) {
-        let first = locked(&self.waiting).requests.first().and_then(Input::ticket);
+        let first = locked(&self.waiting).requests.front().and_then(Input::ticket);
         if let Some(asker) = first.and_then(|ticket| self.askers.get(ticket.inbox as usize)) {
             asker.ring();
         }

@@ -67,14 +67,15 @@ impl LogReader {
     /// When a segment cannot be read.
     pub fn after(&self, after: u64, limit: usize, durable: u64) -> Result<LogPage, LogError> {
         let mut page = LogPage { next: after, ..LogPage::default() };
+        let wanted = after.saturating_add(1);
         let segments = self.segments()?;
-        let start = segments.iter().rposition(|(_, first)| *first <= after + 1).unwrap_or(0);
+        let start = segments.iter().rposition(|(_, first)| *first <= wanted).unwrap_or(0);
         for (segment, _) in &segments[start..] {
             let mut offset = PAGE as u64;
             while let Some(place) = self.frame_at(*segment, offset)? {
                 offset += place.header.padded_len() as u64;
                 let last = place.header.first_seq + u64::from(place.header.count);
-                if last > after + 1 && self.read_frame(&place, after, limit, durable, &mut page)? {
+                if last > wanted && self.read_frame(&place, after, limit, durable, &mut page)? {
                     return Ok(page);
                 }
             }

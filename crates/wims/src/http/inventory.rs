@@ -1,19 +1,17 @@
 //! Stock over HTTP: the article's `GET /inventory`, items, receipts.
 
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use wims_runtime::io::{Answer, Query};
 use wims_stack::{Doc, Field, View};
 
 use crate::domain::{DEFAULT_SKU, STOCK_MAX, Sku, TABLE, flat_item};
 use crate::http::problem::Problem;
-use crate::http::{App, json_reply, read_fields};
-
-/// Items of a page; a warehouse's catalog in one page.
-const ITEMS_MAX: usize = 500;
+use crate::http::query::{PathParameters, QueryString, next_cursor, page_before, page_limit};
+use crate::http::{App, json_reply, odd, read_fields};
 
 /// An item as it is shown.
 #[derive(Serialize)]
@@ -67,7 +65,7 @@ pub async fn default_item(State(app): State<App>) -> Result<Response, Problem> {
 /// `GET /inventory/{product}/{model}`.
 pub async fn read(
     State(app): State<App>,
-    Path((product, model)): Path<(String, String)>,
+    PathParameters((product, model)): PathParameters<(String, String)>,
 ) -> Result<Response, Problem> {
     let item = find(&app, &sku(&product, &model)?).await?;
     Ok(json_reply(StatusCode::OK, item_json(&item)))
@@ -81,43 +79,49 @@ fn sku<'a>(product: &'a str, model: &'a str) -> Result<Sku<'a>, Problem> {
 }
 
 async fn find(app: &App, sku: &Sku<'_>) -> Result<Doc, Problem> {
-    let items = all(app).await?;
-    let wanted = sku.to_string();
-    let item = items.iter().find(|item| item.str("sku") == Some(&wanted));
-    item.cloned().ok_or_else(|| Problem::not_found(format!("there is no item {sku}")))
+    let query = Query::Get { table: TABLE, pk: sku.pk(), sk: sku.sk() };
+    let Answer::Item(item) = app.query(query).await? else { return Err(odd()) };
+    let item = item.map(|(item, _)| flat_item(&item));
+    item.ok_or_else(|| Problem::not_found(format!("there is no item {sku}")))
 }
 
-async fn all(app: &App) -> Result<Vec<Doc>, Problem> {
-    let query = Query::List {
-        table: TABLE,
-        attribute: "catalog",
-        value: "items".into(),
-        before: u64::MAX >> 1,
-        limit: usize::MAX,
-    };
-    let Answer::Items(items) = app.query(query).await? else { return Ok(Vec::new()) };
-    Ok(items.iter().map(|(item, _)| flat_item(item)).collect())
+/// What `GET /inventory/items` takes.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListQuery {
+    limit: Option<usize>,
+    cursor: Option<String>,
 }
 
-/// `GET /inventory/items`, by sku.
-pub async fn items(State(app): State<App>) -> Result<Response, Problem> {
+/// `GET /inventory/items?limit=&cursor=`, newest first.
+pub async fn items(
+    State(app): State<App>,
+    QueryString(query): QueryString<ListQuery>,
+) -> Result<Response, Problem> {
+    let limit = page_limit("limit", query.limit)?;
+    let before = page_before(query.cursor.as_deref())?;
+    let value = "items".to_owned();
+    let list = Query::List { table: TABLE, attribute: "catalog", value, before, limit };
+    let Answer::Items(mut page) = app.query(list).await? else { return Err(odd()) };
+    page.iter_mut().for_each(|(item, _)| *item = flat_item(item));
+    Ok(json_reply(StatusCode::OK, list_json(&page, limit)))
+}
+
+fn list_json(page: &[(Doc, u64)], limit: usize) -> String {
     #[derive(Serialize)]
     struct List<'a> {
         items: Vec<ItemView<'a>>,
         next: Option<String>,
     }
-    let mut items = all(&app).await?;
-    items.sort_by(|a, b| a.str("sku").cmp(&b.str("sku")));
-    items.truncate(ITEMS_MAX);
-    let list = List { items: items.iter().map(ItemView::of).collect(), next: None };
-    let body = serde_json::to_string(&list).expect("a list is JSON");
-    Ok(json_reply(StatusCode::OK, body))
+    let items = page.iter().map(|(item, _)| ItemView::of(item)).collect();
+    let list = List { items, next: next_cursor(page, limit) };
+    serde_json::to_string(&list).expect("a list is JSON")
 }
 
 /// `PUT /inventory/{product}/{model}`.
 pub async fn put(
     State(app): State<App>,
-    Path((product, model)): Path<(String, String)>,
+    PathParameters((product, model)): PathParameters<(String, String)>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
@@ -147,7 +151,7 @@ pub async fn put(
 /// `POST /inventory/{product}/{model}/receipts`.
 pub async fn receive(
     State(app): State<App>,
-    Path((product, model)): Path<(String, String)>,
+    PathParameters((product, model)): PathParameters<(String, String)>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {

@@ -1,6 +1,6 @@
 //! Logs over HTTP: events read back from the journal.
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
@@ -8,8 +8,8 @@ use wims_runtime::driver::log::LogPage;
 use wims_runtime::io::{Answer, Query};
 
 use crate::http::problem::Problem;
-use crate::http::query::{QueryString, page_limit};
-use crate::http::{App, json_reply};
+use crate::http::query::{PathParameters, QueryString, page_limit};
+use crate::http::{App, json_reply, odd};
 
 /// What `GET /logs/{name}` takes.
 #[derive(Deserialize)]
@@ -24,28 +24,29 @@ pub struct LogQuery {
 /// on may have more events than its limit: the rest of one record's.
 pub async fn read(
     State(app): State<App>,
-    Path(name): Path<String>,
+    PathParameters(name): PathParameters<String>,
     QueryString(query): QueryString<LogQuery>,
 ) -> Result<Response, Problem> {
-    let limit = match (query.limit, query.last) {
-        (None, Some(last)) => page_limit("last", Some(last))?,
-        (limit, _) => page_limit("limit", limit)?,
-    };
-    if query.last.is_some() && query.after.is_some() {
+    if query.last.is_some() && (query.after.is_some() || query.limit.is_some()) {
         return Err(Problem::bad_request("give `after` and `limit`, or `last`"));
     }
+    let limit = match query.last {
+        Some(last) => page_limit("last", Some(last))?,
+        None => page_limit("limit", query.limit)?,
+    };
     let reader = app.logs.get(&name).cloned();
     let reader = reader.ok_or_else(|| Problem::not_found(format!("there is no log {name}")))?;
-    let Answer::Durable(durable) = app.query(Query::Durable).await? else {
-        return Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the engine is elsewhere"));
-    };
+    let Answer::Durable(durable) = app.query(Query::Durable).await? else { return Err(odd()) };
     let (after, from_end) = (query.after.unwrap_or(0), query.last.is_some());
     let read = tokio::task::spawn_blocking(move || {
         if from_end { reader.last(limit, durable) } else { reader.after(after, limit, durable) }
     });
     match read.await {
         Ok(Ok(page)) => Ok(json_reply(StatusCode::OK, page_json(&page))),
-        Ok(Err(error)) => Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())),
+        Ok(Err(error)) => {
+            tracing::error!(%error, log = %name, "a log could not be read");
+            Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the log could not be read"))
+        }
         Err(_) => Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "a reader failed")),
     }
 }

@@ -99,7 +99,13 @@ impl App {
 
     /// Asks the engine.
     pub async fn query(&self, query: Query) -> Result<Answer, Problem> {
-        self.client.ask(|ticket| Input::Query { ticket, query }).await.ok_or_else(busy)
+        match self.client.ask(|ticket| Input::Query { ticket, query }).await {
+            Some(Answer::Full { retry_after_s, reason }) => {
+                Err(Problem::unavailable(reason, retry_after_s))
+            }
+            Some(answer) => Ok(answer),
+            None => Err(busy()),
+        }
     }
 
     /// Reads history on a thread that may wait for the disk.
@@ -126,6 +132,11 @@ impl App {
 
 fn busy() -> Problem {
     Problem::unavailable("too many requests wait; try again", 1)
+}
+
+/// A bug of ours: the answer does not belong to the question.
+fn odd() -> Problem {
+    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the engine gave another answer")
 }
 
 /// Reads a body of JSON fields, refusing one that is too large, too slow or of another type.

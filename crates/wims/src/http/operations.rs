@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
@@ -11,8 +11,8 @@ use wims_runtime::io::{Answer, MessageRow, Query, QueueRow, Status};
 use wims_stack::Doc;
 
 use crate::http::problem::Problem;
-use crate::http::query::{QueryString, page_limit};
-use crate::http::{App, json_reply, read_optional_fields};
+use crate::http::query::{PathParameters, QueryString, page_limit};
+use crate::http::{App, json_reply, odd, read_optional_fields};
 
 /// Messages a redrive moves, at most; the engine's own bound.
 const REDRIVE_MAX: i64 = 10_000;
@@ -56,10 +56,6 @@ pub async fn queues(State(app): State<App>) -> Result<Response, Problem> {
     Ok(list_reply(rows.into_iter().map(QueueView::from).collect(), None))
 }
 
-fn odd() -> Problem {
-    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the engine gave another answer")
-}
-
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct MessageView {
@@ -96,7 +92,7 @@ pub struct PeekQuery {
 /// `GET /queues/{name}/messages`: a look; nothing is received.
 pub async fn messages(
     State(app): State<App>,
-    Path(name): Path<String>,
+    PathParameters(name): PathParameters<String>,
     QueryString(query): QueryString<PeekQuery>,
 ) -> Result<Response, Problem> {
     let limit = page_limit("limit", query.limit)?;
@@ -110,7 +106,7 @@ pub async fn messages(
 /// `POST /queues/{name}/redrive`: `{limit?, dryRun?}`.
 pub async fn redrive(
     State(app): State<App>,
-    Path(name): Path<String>,
+    PathParameters(name): PathParameters<String>,
     headers: HeaderMap,
     body: axum::body::Body,
 ) -> Result<Response, Problem> {

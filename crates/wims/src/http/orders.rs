@@ -1,7 +1,7 @@
 //! Orders over HTTP: create, read, list, ship.
 
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
@@ -10,7 +10,7 @@ use wims_stack::{Doc, Field, Node, View};
 
 use crate::domain::{States, TABLE, inventory_status, payment_status};
 use crate::http::problem::Problem;
-use crate::http::query::{QueryString, page_limit};
+use crate::http::query::{PathParameters, QueryString, next_cursor, page_before, page_limit};
 use crate::http::strict::FieldError;
 use crate::http::{App, json_reply, read_fields, read_optional_fields, rfc3339};
 
@@ -126,7 +126,7 @@ fn created(reply: &Doc) -> Response {
 /// `GET /orders/{orderId}`.
 pub async fn read(
     State(app): State<App>,
-    Path(order_id): Path<String>,
+    PathParameters(order_id): PathParameters<String>,
 ) -> Result<Response, Problem> {
     let order = find(&app, &order_id).await?;
     Ok(json_reply(StatusCode::OK, OrderView::json(&order)))
@@ -153,7 +153,7 @@ async fn closed(app: &App, order_id: &str) -> Result<Option<Doc>, Problem> {
 /// `POST /orders/{orderId}/ship`.
 pub async fn ship(
     State(app): State<App>,
-    Path(order_id): Path<String>,
+    PathParameters(order_id): PathParameters<String>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
@@ -186,14 +186,7 @@ pub async fn list(
     QueryString(query): QueryString<ListQuery>,
 ) -> Result<Response, Problem> {
     let limit = page_limit("limit", query.limit)?;
-    let before = match query.cursor.as_deref().map(str::parse) {
-        None => u64::MAX >> 1,
-        Some(Ok(before)) => before,
-        Some(Err(_)) => {
-            let detail = "cursor is what an earlier page gave as `next`";
-            return Err(Problem::bad_request(detail));
-        }
-    };
+    let before = page_before(query.cursor.as_deref())?;
     if let Some(status) = &query.status
         && !STATUSES.contains(&status.as_str())
     {
@@ -268,7 +261,7 @@ fn list_json(page: &[(Doc, u64)], limit: usize) -> String {
         items: Vec<OrderView<'a>>,
         next: Option<String>,
     }
-    let next = (page.len() == limit).then(|| page.last().map(|(_, created)| created.to_string()));
     let items = page.iter().map(|(order, _)| OrderView::of(order)).collect();
-    serde_json::to_string(&List { items, next: next.flatten() }).expect("a list is JSON")
+    let list = List { items, next: next_cursor(page, limit) };
+    serde_json::to_string(&list).expect("a list is JSON")
 }

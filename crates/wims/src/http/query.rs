@@ -1,12 +1,13 @@
-//! Query strings: what a `GET` is asked for, read strictly.
+//! What a URL asks for: parameters of paths and query strings, read strictly; pages of lists.
 //!
 //! Promise: a parameter that is unknown, of another type or out of bounds is refused with a 400
 //! that names it. It deliberately knows no route: what a route takes is a type beside its handler.
 
-use axum::extract::{FromRequestParts, Query};
+use axum::extract::{FromRequestParts, Path, Query};
 use axum::http::Uri;
 use axum::http::request::Parts;
 use serde::de::DeserializeOwned;
+use wims_stack::Doc;
 
 use crate::http::problem::Problem;
 
@@ -14,6 +15,26 @@ use crate::http::problem::Problem;
 const LIMIT: usize = 50;
 /// Rows of a page, at most: while the engine reads them it does nothing else.
 const LIMIT_MAX: usize = 500;
+/// Every sequence comes before this one; history's signed numbers hold it as well.
+const BEFORE_MAX: u64 = u64::MAX >> 1;
+
+/// The parameters in the path of a request, such as `orderId`; what axum refuses is a problem.
+pub struct PathParameters<T>(pub T);
+
+impl<T, S> FromRequestParts<S> for PathParameters<T>
+where
+    T: DeserializeOwned + Send,
+    S: Send + Sync,
+{
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        match Path::<T>::from_request_parts(parts, state).await {
+            Ok(Path(parameters)) => Ok(PathParameters(parameters)),
+            Err(rejection) => Err(Problem::new(rejection.status(), rejection.body_text())),
+        }
+    }
+}
 
 /// The query string of a request, as a type that refuses what it does not know.
 pub struct QueryString<T>(pub T);
@@ -48,6 +69,24 @@ pub fn page_limit(parameter: &str, asked: Option<usize>) -> Result<usize, Proble
     }
 }
 
+/// Rows of a page were created before this sequence: the `cursor` that is asked for, or the
+/// newest first.
+///
+/// # Errors
+/// When it is not what [`next_cursor`] gave.
+pub fn page_before(cursor: Option<&str>) -> Result<u64, Problem> {
+    let Some(cursor) = cursor else { return Ok(BEFORE_MAX) };
+    let refused = |_| Problem::bad_request("cursor is what an earlier page gave as `next`");
+    cursor.parse::<u64>().map_err(refused)
+}
+
+/// The cursor of the page after this one, whose rows come with their creation, newest first;
+/// `None` when it is not full, which says that it is the last.
+pub fn next_cursor(page: &[(Doc, u64)], limit: usize) -> Option<String> {
+    let last = page.last().filter(|_| page.len() == limit);
+    last.map(|(_, created)| created.to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use serde::Deserialize;
@@ -74,6 +113,20 @@ mod tests {
             let problem = told(&page_limit("last", Some(wrong)).expect_err("out of bounds"));
             assert_eq!(problem["status"], 400);
             assert_eq!(problem["detail"], "last is 1 to 500");
+        }
+    }
+
+    #[test]
+    fn a_full_page_tells_where_the_next_one_begins_and_a_short_one_is_the_last() {
+        let page = [(Doc::object(&[]), 9), (Doc::object(&[]), 4)];
+        assert_eq!(next_cursor(&page, 2).as_deref(), Some("4"));
+        assert_eq!(next_cursor(&page, 3), None);
+        assert_eq!(next_cursor(&[], 1), None);
+        assert_eq!(page_before(Some("4")).ok(), Some(4));
+        assert_eq!(page_before(None).ok(), Some(BEFORE_MAX));
+        for wrong in ["", "x", "-1", "18446744073709551616"] {
+            let problem = told(&page_before(Some(wrong)).expect_err("no cursor"));
+            assert_eq!(problem["status"], 400, "{wrong:?}");
         }
     }
 

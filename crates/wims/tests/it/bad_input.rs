@@ -1,6 +1,9 @@
 //! Bad input gets a clear 4xx and changes nothing. Quantities that count no units, and attributes a
 //! caller must not set, are among the faults.
 
+use reqwest::Method;
+use serde_json::Value;
+
 use crate::harness::Server;
 
 #[test]
@@ -63,9 +66,49 @@ fn what_is_not_there_is_a_404_and_another_method_a_405() {
     for path in ["/nothing", "/orders/nobody", "/inventory/NO/ITEM", "/queues/none/messages"] {
         assert_eq!(server.get(path).0, 404, "{path}");
     }
-    assert_eq!(server.send(reqwest::Method::DELETE, "/orders", "").0, 405);
+    assert_eq!(server.send(Method::DELETE, "/orders", "").0, 405);
     assert_eq!(server.post("/inventory/NO/ITEM/receipts", r#"{"quantity":1}"#).0, 404);
-    assert_eq!(server.get("/orders?limit=0").0, 400);
-    assert_eq!(server.get("/orders?colour=red").0, 400);
     assert_eq!(server.get("/orders?status=red").0, 400);
+    for list in ["/orders", "/inventory/items"] {
+        for wrong in ["limit=0", "limit=501", "cursor=x", "colour=red"] {
+            assert_eq!(server.get(&format!("{list}?{wrong}")).0, 400, "{list}?{wrong}");
+        }
+    }
+}
+
+#[test]
+fn a_path_that_is_no_text_is_refused_with_a_problem() {
+    let server = Server::start("path", &[]);
+    let client = reqwest::blocking::Client::builder().no_proxy().build().expect("a client");
+    let refused = [
+        (Method::GET, "/orders/%FF"),
+        (Method::POST, "/orders/%FF/ship"),
+        (Method::GET, "/inventory/%FF/LX"),
+        (Method::PUT, "/inventory/MACGUFFIN/%FF"),
+        (Method::POST, "/inventory/%FF/LX/receipts"),
+        (Method::GET, "/queues/%FF/messages"),
+        (Method::POST, "/queues/%FF/redrive"),
+        (Method::GET, "/logs/%FF"),
+    ];
+    for (method, path) in refused {
+        let response = client.request(method, server.url(path)).send().expect("an answer");
+        assert_eq!(response.status(), 400, "{path}");
+        assert_eq!(response.headers()["content-type"], "application/problem+json", "{path}");
+        let problem: Value = response.json().expect("JSON");
+        let detail = problem["detail"].as_str().unwrap_or("");
+        assert!(detail.contains("UTF-8"), "{path}: {problem}");
+    }
+}
+
+#[test]
+fn a_log_is_read_from_a_place_on_or_from_its_end_never_both() {
+    let server = Server::start("log-query", &[]);
+    for wrong in ["last=3&limit=10", "last=3&after=1", "last=0", "limit=501", "after=-1"] {
+        let (status, problem) = server.get(&format!("/logs/observer?{wrong}"));
+        assert_eq!(status, 400, "{wrong}: {problem}");
+    }
+    let (status, page) = server.get(&format!("/logs/observer?after={}", u64::MAX));
+    assert_eq!(status, 200, "{page}");
+    assert_eq!(page["items"].as_array().map(Vec::len), Some(0));
+    assert_eq!(page["end"], true);
 }

@@ -1,6 +1,6 @@
 //! The good case: an order is taken, reserved, paid and READY; what was said survives a restart.
 
-use crate::harness::{Server, await_condition};
+use crate::harness::{Server, await_condition, wims};
 
 #[test]
 fn the_articles_requests_give_the_articles_answers() {
@@ -57,4 +57,46 @@ fn an_item_is_created_once_and_then_described_anew() {
     assert_eq!(put(r#"{"productName":"Small"}"#).0, 201);
     let (status, item) = put(r#"{"productName":"Tiny"}"#);
     assert_eq!((status, item["productName"].as_str()), (200, Some("Tiny")));
+}
+
+fn create_item(server: &Server, sku: &str) {
+    let path = format!("/inventory/{sku}");
+    let (status, item) =
+        server.send(reqwest::Method::PUT, &path, r#"{"productName":"One of many"}"#);
+    assert_eq!((status, item["sku"].as_str()), (201, Some(sku)));
+}
+
+#[test]
+fn items_are_listed_page_after_page_newest_first_and_each_once() {
+    let server = Server::start("items", &[]);
+    ["SMALL/A", "SMALL/B", "SMALL/C"].iter().for_each(|sku| create_item(&server, sku));
+    // An item that changes keeps its place.
+    assert_eq!(server.post("/inventory/SMALL/A/receipts", r#"{"quantity":5}"#).0, 201);
+    let (mut skus, mut path) = (Vec::new(), "/inventory/items?limit=2".to_owned());
+    loop {
+        let (status, page) = server.get(&path);
+        assert_eq!(status, 200, "{page}");
+        let items = page["items"].as_array().expect("items");
+        assert!(items.len() <= 2, "{page}");
+        skus.extend(items.iter().map(|item| item["sku"].as_str().expect("a sku").to_owned()));
+        let Some(next) = page["next"].as_str() else { break };
+        path = format!("/inventory/items?limit=2&cursor={next}");
+    }
+    assert_eq!(skus, ["SMALL/C", "SMALL/B", "SMALL/A", "MACGUFFIN/LX"]);
+    let (_, page) = server.get("/inventory/items");
+    assert_eq!(page["items"].as_array().map(Vec::len), Some(4));
+    assert!(page["next"].is_null(), "{page}");
+}
+
+#[test]
+fn the_command_line_lists_more_items_than_a_page_has() {
+    let server = Server::start("many-items", &[]);
+    // With the article's item one more than the largest page.
+    (0..500).for_each(|number| create_item(&server, &format!("BOLT/{number}")));
+    let listed = wims(&["inventory", "list", "--url", &server.url("")]);
+    assert_eq!(listed.code, Some(0), "{}", listed.stderr);
+    let skus: Vec<&str> =
+        listed.stdout.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    assert_eq!(skus.len(), 1 + 501, "headings and items");
+    assert_eq!((skus[0], skus[1], skus[501]), ("SKU", "BOLT/499", "MACGUFFIN/LX"));
 }

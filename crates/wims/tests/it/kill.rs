@@ -9,10 +9,22 @@ use crate::harness::{Folder, Process, Server, await_condition};
 
 /// Rounds unless `WIMS_KILL_ROUNDS` says otherwise.
 const ROUNDS: usize = 20;
+/// After so many rounds a new folder is begun: each start recovers all orders of its folder.
+const ROUNDS_OF_A_FOLDER: usize = 50;
 
 #[test]
 fn no_acknowledged_order_is_lost_or_doubled_by_sigkill() {
     let rounds = std::env::var("WIMS_KILL_ROUNDS").ok().and_then(|n| n.parse().ok());
+    let mut left = rounds.unwrap_or(ROUNDS);
+    while left > 0 {
+        let some = left.min(ROUNDS_OF_A_FOLDER);
+        kill_again_and_again(some);
+        left -= some;
+    }
+}
+
+/// Kills a server this often and starts it again each time, in one data directory, then audits it.
+fn kill_again_and_again(rounds: usize) {
     let outside = Folder::new("kill-sandbox");
     let sandbox = Process::start(
         &[
@@ -28,7 +40,7 @@ fn no_acknowledged_order_is_lost_or_doubled_by_sigkill() {
     let arguments = [payments.as_str(), "--payments-rate=2000", "--payments-burst=100"];
     let mut folder = Folder::new("kill");
     let mut acknowledged: Vec<(String, u64)> = Vec::new();
-    for _ in 0..rounds.unwrap_or(ROUNDS) {
+    for _ in 0..rounds {
         let mut server = Server::in_folder(folder, &arguments);
         acknowledged.extend(load_until_killed(&mut server));
         folder = server.into_folder();

@@ -8,7 +8,7 @@ use reqwest::StatusCode;
 use serde_json::{Map, Value, json};
 
 use crate::cli::client::table::{Align, Table, cell, fields, money};
-use crate::cli::client::{Server, ServerArgs, path_segment};
+use crate::cli::client::{PAGE_ROWS_MAX, Server, ServerArgs, path_segment};
 use crate::cli::{Failure, block_on};
 use crate::domain;
 
@@ -18,8 +18,9 @@ pub enum InventoryCommand {
     /// Show an item's stock
     #[command(after_help = "Examples:\n  wims inventory get\n  wims inventory get MACGUFFIN/LX")]
     Get(GetArgs),
-    /// List all items by sku
-    #[command(after_help = "Example:\n  wims inventory list")]
+    /// List all items, newest first
+    #[command(after_help = "Example:\n  wims inventory list\n\nWith --json each page of the \
+        server's answer is a line.")]
     List(ServerArgs),
     /// Create an item, or change what describes it; its stock stays as it is
     #[command(after_help = "Example:\n  wims inventory put MACGUFFIN/XL --name 'MacGuffin XL' \
@@ -106,7 +107,7 @@ pub fn run(command: InventoryCommand) -> Result<(), Failure> {
     block_on(async {
         match command {
             InventoryCommand::Get(args) => get(args).await,
-            InventoryCommand::List(server) => list(server).await,
+            InventoryCommand::List(args) => list(args).await,
             InventoryCommand::Put(args) => put(args).await,
             InventoryCommand::Receive(args) => receive(args).await,
         }
@@ -122,9 +123,20 @@ async fn get(args: GetArgs) -> Result<(), Failure> {
     args.server.show(&reply, || fields(&reply.json))
 }
 
-async fn list(server: ServerArgs) -> Result<(), Failure> {
-    let reply = Server::at(&server)?.get(&["inventory", "items"], &[]).await?;
-    server.show(&reply, || items_table().page_text(reply.items(), item_row))
+async fn list(args: ServerArgs) -> Result<(), Failure> {
+    let server = Server::at(&args)?;
+    let mut table = items_table();
+    let mut cursor: Option<String> = None;
+    loop {
+        let mut query = vec![("limit", PAGE_ROWS_MAX.to_string())];
+        query.extend(cursor.map(|cursor| ("cursor", cursor)));
+        let reply = server.get(&["inventory", "items"], &query).await?;
+        args.show(&reply, || table.page_text(reply.items(), item_row))?;
+        cursor = reply.json["next"].as_str().map(str::to_owned);
+        if cursor.is_none() {
+            return Ok(());
+        }
+    }
 }
 
 async fn put(args: PutArgs) -> Result<(), Failure> {
