@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use wims_stack::{Doc, Stack};
+use wims_stack::{Action, Doc, Stack, Write};
 
 use crate::api_pipe::ApiPipe;
 use crate::functions::{Functions, Refusal, RouteInput};
@@ -31,6 +31,7 @@ pub const SEGMENT_BYTES: u64 = 64 << 20;
 const CLOSE_AFTER_MS: u64 = 500;
 
 const NO_SEGMENT_REASON: &str = "no journal segment could be prepared; is the disk full?";
+const MEMORY_FULL: &str = "what is open fills the memory";
 const NO_SEGMENT: Answer = Answer::Full { retry_after_s: 1, reason: NO_SEGMENT_REASON };
 
 /// How an engine is set up.
@@ -272,8 +273,11 @@ impl Engine {
         let plan = self.plan.clone();
         self.wake_executions(&plan);
         self.run_streams(&plan);
-        self.pump_api_pipes(&plan);
-        self.pump_mails(&plan);
+        // The last segment is for what comes of calls already made.
+        if self.journal.admits() {
+            self.pump_api_pipes(&plan);
+            self.pump_mails(&plan);
+        }
         self.run_streams(&plan);
         self.run_sweep();
         self.note_ids();
@@ -299,6 +303,9 @@ impl Engine {
             return by_clock;
         }
         let more = self.has_more_work().then_some(self.now.mono_us);
+        if !self.journal.admits() {
+            return [by_clock, more].into_iter().flatten().min();
+        }
         [by_clock, self.tokens_due_us(), self.sweep_due_us(), more].into_iter().flatten().min()
     }
 
@@ -417,7 +424,7 @@ impl Engine {
 
     /// Carries out a request through a route, in one transaction.
     fn call(&mut self, route: &str, arguments: &Doc, history: Option<&Doc>) -> Answer {
-        if let Some(reason) = self.full() {
+        if let Some(reason) = self.refuses_calls() {
             return Answer::Full { retry_after_s: 1, reason };
         }
         let plan = self.plan.clone();
@@ -438,6 +445,10 @@ impl Engine {
         let routed = catch_unwind(AssertUnwindSafe(|| (route.function)(&input)));
         match routed.unwrap_or_else(|_| Err(Refusal::of_panic())) {
             Err(refusal) => Answer::Refused(refusal),
+            // What is open must be able to come to its end, or memory never gets free.
+            Ok(routed) if self.is_memory_full() && self.adds_items(route.table, &routed.writes) => {
+                Answer::Full { retry_after_s: 1, reason: MEMORY_FULL }
+            }
             Ok(routed) => match self.transact(route.table, &routed.writes, Cause::default()) {
                 Ok(()) => Answer::Done(routed.reply),
                 Err(failure) => Answer::Refused(refusal_of(&failure)),
@@ -445,15 +456,31 @@ impl Engine {
         }
     }
 
-    /// What is full, if anything is.
-    fn full(&self) -> Option<&'static str> {
+    fn adds_items(&self, table: u16, writes: &[Write]) -> bool {
+        let items = self.state.table(table);
+        let adds = |write: &Write| match write.action {
+            Action::Put(_) | Action::Update(_) => items.get(&write.pk, &write.sk).is_none(),
+            Action::Delete | Action::Check => false,
+        };
+        writes.iter().any(adds)
+    }
+
+    /// What is full, if anything is: why new orders are refused.
+    pub(crate) fn full(&self) -> Option<&'static str> {
+        self.refuses_calls().or_else(|| self.is_memory_full().then_some(MEMORY_FULL))
+    }
+
+    fn is_memory_full(&self) -> bool {
+        self.memory_bytes() > self.options.memory_max
+    }
+
+    /// Why no route can be taken, if none can.
+    pub(crate) fn refuses_calls(&self) -> Option<&'static str> {
         if !self.journal.admits() {
             return Some(NO_SEGMENT_REASON);
         }
-        if self.state.stream.len() > CHANGE_LAG_MAX {
-            return Some("too many changes wait for the pipe");
-        }
-        (self.memory_bytes() > self.options.memory_max).then_some("what is open fills the memory")
+        let is_behind = self.state.stream.len() > CHANGE_LAG_MAX;
+        is_behind.then_some("too many changes wait for the pipe")
     }
 
     /// A UUIDv7 greater than every one before.

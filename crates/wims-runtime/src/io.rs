@@ -155,6 +155,8 @@ pub enum Query {
     },
     /// Up to which sequence the journal is durable when the answer leaves.
     Durable,
+    /// Whether new items are taken: [`Answer::Full`] when not.
+    Ready,
     /// How the engine is.
     Status,
 }
@@ -356,9 +358,9 @@ pub enum CallReply {
         /// The body, when it is JSON.
         body: Option<Doc>,
     },
-    /// It was never sent: no connection, no name, no TLS.
+    /// It was never sent, for this reason: no connection, no name, no TLS.
     NotSent(String),
-    /// It was sent and no answer came.
+    /// It was sent and no answer came, for this reason.
     Lost(String),
 }
 

@@ -21,7 +21,7 @@ const IN_FLIGHT_MAX: usize = 4;
 const DIGEST_MAX: usize = 100;
 /// A mail under way is hidden this long; longer than any attempt of the driver takes.
 const HIDDEN_WHILE_SENT_MS: u64 = 120_000;
-/// Attempts at a mail, SNS's number for SMTP; then it is a dead letter.
+/// Attempts at a mail of a queue that declares no number, SNS's for SMTP.
 const ATTEMPTS_MAX: u32 = 50;
 /// The longest wait between two attempts.
 const RETRY_MAX_MS: u64 = 600_000;
@@ -184,7 +184,8 @@ impl Engine {
     fn retry_mail(&mut self, plan: &Plan, queue: u16, id: u64, reason: &str) {
         let Some(message) = self.state.queue(queue).get(id) else { return };
         let (receives, attempts) = (message.receives, message.attempts + 1);
-        if attempts >= ATTEMPTS_MAX {
+        let redrive = plan.queues.get(&queue).and_then(|queue| queue.redrive);
+        if attempts >= redrive.map_or(ATTEMPTS_MAX, |(_, receives_max)| receives_max) {
             return self.bury_mail(plan, queue, id, reason);
         }
         let longest = (5_000u64 << (attempts - 1).min(16)).min(RETRY_MAX_MS);

@@ -1,8 +1,8 @@
 //! Pacing: how fast an API may be called, and what its refusals teach.
 //!
 //! Promise: never faster than declared. A refusal lowers the learned rate once a window and
-//! success lets it recover; the bucket of a new life starts empty. It deliberately counts calls,
-//! not messages: waiting costs no receive.
+//! success lets it recover; the bucket of a new life starts empty; a rate of 0 is no call at all.
+//! It deliberately counts calls, not messages: waiting costs no receive.
 
 /// A bucket as full as the API's would send what it just holds; jitter on the way would then be
 /// refused. This share of the declared rate is used, the rest is headroom.
@@ -15,6 +15,8 @@ const WINDOW_US: u64 = 1_000_000;
 const RECOVERY: f64 = 0.002;
 /// The learned rate never falls below this share of the declared one.
 const FLOOR: f64 = 0.02;
+/// A token that is further away is looked for again after this, so that times stay small.
+const LOOK_AGAIN_US: f64 = 3_600e6;
 
 /// A token bucket with a learned rate.
 #[derive(Clone, Debug)]
@@ -28,8 +30,10 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// An empty bucket; `learned` is the rate a former life had learned, in calls a second.
+    /// An empty bucket; `learned` is the rate a former life had learned, in calls a second. A
+    /// declared rate that is none, or not above 0, lets nothing through.
     pub fn new(declared: f64, burst: u32, learned: Option<f64>, now_us: u64) -> Pace {
+        let declared = if declared.is_finite() { declared.max(0.0) } else { 0.0 };
         let ceiling = declared * HEADROOM;
         Pace {
             declared,
@@ -63,10 +67,11 @@ impl Pace {
         whole
     }
 
-    /// When the next whole token is there.
-    pub fn next_token_us(&self) -> u64 {
+    /// When to look for the next whole token; `None` when there will never be one.
+    pub fn next_token_us(&self) -> Option<u64> {
         let missing = (1.0 - self.tokens).max(0.0);
-        self.refilled_us + (missing / self.rate * 1e6).ceil() as u64
+        let wait_us = (missing / self.rate * 1e6).ceil().min(LOOK_AGAIN_US);
+        (self.rate > 0.0).then(|| self.refilled_us.saturating_add(wait_us as u64))
     }
 
     /// The API refused for pace: fall once a window, and start over with an empty bucket.
@@ -106,6 +111,18 @@ mod tests {
         assert!(!pace.take());
         let made = calls(&mut pace, 0, 10_000_000);
         assert!((46..=50).contains(&made), "{made}");
+    }
+
+    #[test]
+    fn a_rate_of_0_is_no_call_and_is_never_due() {
+        for declared in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            let mut pace = Pace::new(declared, 5, Some(3.0), 0);
+            assert_eq!(calls(&mut pace, 0, 10_000), 0);
+            assert_eq!(pace.next_token_us(), None);
+        }
+        let mut slow = Pace::new(1e-300, 5, None, 0);
+        slow.refill(7);
+        assert_eq!(slow.next_token_us(), Some(7 + LOOK_AGAIN_US as u64));
     }
 
     #[test]

@@ -152,6 +152,8 @@ pub struct WorkflowPlan {
 
 /// States that follow each other.
 pub struct MachinePlan {
+    /// Names of the states, in their order: what waits is known by them.
+    pub names: Vec<String>,
     /// The states.
     pub states: Vec<StatePlan>,
 }
@@ -492,7 +494,8 @@ impl Compiler<'_> {
             StateKind::Succeed => StatePlan::Succeed,
             StateKind::Fail { error } => StatePlan::Fail(error.clone()),
         });
-        MachinePlan { states: states.collect() }
+        let names = machine.states.iter().map(|state| state.name.clone()).collect();
+        MachinePlan { names, states: states.collect() }
     }
 
     fn task(&mut self, task: &Task) -> TaskPlan {

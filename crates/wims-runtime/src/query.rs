@@ -43,9 +43,14 @@ impl Engine {
             }
             Query::Queues => Answer::Queues(self.queue_rows()),
             Query::Peek { queue, from, limit } => Answer::Messages(self.peek(&queue, from, limit)),
-            Query::Redrive { queue, limit, dry_run } => {
-                Answer::Moved(self.redrive(&queue, limit.min(REDRIVE_MAX), dry_run))
-            }
+            Query::Redrive { queue, limit, dry_run } => match self.refuses_calls() {
+                Some(reason) if !dry_run => Answer::Full { retry_after_s: 1, reason },
+                _ => Answer::Moved(self.redrive(&queue, limit.min(REDRIVE_MAX), dry_run)),
+            },
+            Query::Ready => match self.full() {
+                Some(reason) => Answer::Full { retry_after_s: 1, reason },
+                None => Answer::Durable(self.journal.next_seq() - 1),
+            },
             Query::Durable => Answer::Durable(self.journal.next_seq() - 1),
             Query::Status => Answer::Status(Box::new(self.status())),
         }
@@ -115,7 +120,7 @@ impl Engine {
     }
 
     /// Moves dead letters back: a message to the queue it came from, an event to the targets of
-    /// the rule that could not take it.
+    /// the rule that could not take it. A frame that is full ends it: how many were moved.
     fn redrive(&mut self, queue: &str, limit: usize, dry_run: bool) -> Option<usize> {
         let plan = self.plan.clone();
         let number = self.state.number(&format!("queue/{queue}"))?;
@@ -125,8 +130,13 @@ impl Engine {
             Some((id, message.body.clone(), way))
         });
         let letters: Vec<_> = letters.take(limit).collect();
+        let mut moved = 0;
         if !dry_run {
             for (id, body, way) in &letters {
+                if !self.journal.has_room() {
+                    return Some(moved);
+                }
+                moved += 1;
                 self.emit(Cause::default(), Record::Deleted { queue: number, id: *id });
                 let cause = Cause { seq: *id, replay: false };
                 match way {

@@ -263,7 +263,9 @@ impl Walk {
         start: usize,
         each: &mut impl FnMut(u64, Entry),
     ) -> Result<(), RecoveryError> {
-        self.remember_older(store, start)?;
+        if start > 0 {
+            self.remember_older(store, start)?;
+        }
         for index in start..self.numbers.len() {
             let bytes = self.read(store, index)?;
             let number = self.numbers[index];
@@ -289,19 +291,29 @@ impl Walk {
         store: &mut impl SegmentStore,
         start: usize,
     ) -> Result<(), RecoveryError> {
+        let mut first = self.first_header(store, 0)?;
         for index in 0..start {
-            let number = self.numbers[index];
-            let bytes = store.read(number, PAGE + FRAME_HEADER).map_err(RecoveryError::Store)?;
-            let Some(header) = bytes.get(PAGE..).and_then(FrameHeader::peek) else {
-                return Err(refuse(number, "its first frame is unsound"));
-            };
+            let next = self.first_header(store, index + 1)?;
             self.segments.push(SegmentInfo {
                 number: self.numbers[index],
-                first_seq: header.first_seq,
-                last_wall_ms: header.wall_ms,
+                first_seq: first.first_seq,
+                // Its last frame is no younger than the first one behind it.
+                last_wall_ms: next.wall_ms,
             });
+            first = next;
         }
         Ok(())
+    }
+
+    fn first_header(
+        &self,
+        store: &mut impl SegmentStore,
+        index: usize,
+    ) -> Result<FrameHeader, RecoveryError> {
+        let number = self.numbers[index];
+        let bytes = store.read(number, PAGE + FRAME_HEADER).map_err(RecoveryError::Store)?;
+        let header = bytes.get(PAGE..).and_then(FrameHeader::peek);
+        header.ok_or_else(|| refuse(number, "its first frame is unsound"))
     }
 
     fn next_frame(&self, bytes: &[u8], number: u64) -> Option<FrameHeader> {

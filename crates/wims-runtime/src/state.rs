@@ -186,7 +186,9 @@ impl State {
     fn change(&mut self, seq: u64, wall_ms: u64, replay: bool, change: Change) {
         self.set_item(seq, &change, false);
         let Some(image) = change.new.as_ref().or(change.old.as_ref()) else { return };
-        if self.table(change.table).is_streamed(text(image, PARTITION_KEY)) {
+        // Without a reader nobody would ever have seen it.
+        let is_read = !self.consumers.is_empty();
+        if is_read && self.table(change.table).is_streamed(text(image, PARTITION_KEY)) {
             let Change { table, old, new, .. } = change;
             self.stream.push_back(StreamChange { seq, wall_ms, replay, table, old, new });
         }

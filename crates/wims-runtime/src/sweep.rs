@@ -58,11 +58,13 @@ enum Place {
 impl Engine {
     /// Does a slice of the sweep, and begins one when it is time.
     pub(crate) fn run_sweep(&mut self) {
-        if self.sweep.running.is_none() && !self.sweep.stopped && self.is_sweep_due() {
+        let may_begin = self.journal.admits() && !self.sweep.stopped;
+        if self.sweep.running.is_none() && may_begin && self.is_sweep_due() {
             self.begin_sweep();
         }
         let Some(mut running) = self.sweep.running.take() else { return };
-        if !self.journal.has_room() || running.due_us > self.now.mono_us {
+        let is_due = running.due_us <= self.now.mono_us;
+        if !is_due || !self.journal.has_room() || !self.journal.admits() {
             self.sweep.running = Some(running);
             return;
         }

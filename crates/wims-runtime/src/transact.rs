@@ -5,7 +5,7 @@
 
 use wims_stack::Doc;
 use wims_stack::table::{
-    Action, SORT_KEY, TRANSACTION_ITEMS_MAX, Update, UpdateError, Write, empty_item,
+    Action, PARTITION_KEY, SORT_KEY, TRANSACTION_ITEMS_MAX, Update, UpdateError, Write, empty_item,
 };
 
 use crate::engine::{Cause, Engine};
@@ -27,7 +27,9 @@ pub enum TransactFailure {
     #[error(transparent)]
     Update(#[from] UpdateError),
     /// Too many items, or one twice.
-    #[error("a transaction writes 1 to {TRANSACTION_ITEMS_MAX} items, each once; this one has {0}")]
+    #[error(
+        "a transaction writes at most {TRANSACTION_ITEMS_MAX} items, each once and under its own key; this one has {0}"
+    )]
     Shape(String),
 }
 
@@ -69,7 +71,9 @@ impl Engine {
         }
         let new = match &write.action {
             Action::Put(doc) => {
-                assert_eq!(text(doc, SORT_KEY), write.sk, "an item carries its own key");
+                if text(doc, PARTITION_KEY) != write.pk || text(doc, SORT_KEY) != write.sk {
+                    return Err(TransactFailure::Shape(format!("{} under another key", write.sk)));
+                }
                 Some(doc.clone())
             }
             Action::Update(updates) => {

@@ -174,7 +174,7 @@ pub struct ApiTarget {
     pub in_flight_max: usize,
     /// A call that takes longer has an unknown outcome.
     pub timeout_ms: u64,
-    /// Told when the API's address or credentials are wrong.
+    /// Told when the API's address or credentials are wrong, or its calls have no known outcome.
     pub alarm: TopicRef,
 }
 

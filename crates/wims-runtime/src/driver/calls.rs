@@ -1,10 +1,13 @@
 //! Calls of external APIs over HTTP, as the engine asks for them.
 //!
-//! Promise: it tells apart what was never sent from what may have been done. It deliberately
-//! retries nothing and judges nothing.
+//! Promise: it tells apart what was never sent from what may have been done, and the log says why
+//! an API cannot be reached, and when it answers again. It deliberately retries nothing and judges
+//! nothing.
 
-use std::collections::HashMap;
-use std::time::{Duration, SystemTime};
+use std::collections::{HashMap, HashSet};
+use std::error::Error;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use wims_stack::{Doc, json};
@@ -15,6 +18,10 @@ use crate::io::{ApiCall, CallReply};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Answers longer than this are not read.
 const ANSWER_BYTES_MAX: u64 = 64 << 10;
+/// The same trouble of an API is told once in this time, so that a long one does not fill the log.
+const TELL_AGAIN_AFTER: Duration = Duration::from_secs(60);
+/// Different troubles told in that time, at most.
+const TROUBLES_MAX: usize = 16;
 
 /// Where an API is.
 #[derive(Clone)]
@@ -30,6 +37,7 @@ pub struct ApiAddress {
 pub struct Caller {
     client: reqwest::Client,
     addresses: HashMap<String, ApiAddress>,
+    troubles: Arc<Mutex<Troubles>>,
 }
 
 impl Caller {
@@ -45,11 +53,35 @@ impl Caller {
             .no_proxy()
             .build()
             .map_err(|error| error.to_string())?;
-        Ok(Caller { client, addresses })
+        Ok(Caller { client, addresses, troubles: Arc::default() })
     }
 
     /// Makes one call.
     pub async fn call(&self, call: &ApiCall) -> CallReply {
+        let reply = self.send(call).await;
+        self.tell(&call.api, &reply);
+        reply
+    }
+
+    /// Says in the log that an API cannot be reached, or can again.
+    fn tell(&self, api: &str, reply: &CallReply) {
+        let now = Instant::now();
+        let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        match reply {
+            CallReply::NotSent(reason) if troubles.is_due(api, reason, now) => {
+                tracing::warn!(api, reason, "calls of an API cannot be sent; they wait");
+            }
+            CallReply::Lost(reason) if troubles.is_due(api, reason, now) => {
+                tracing::warn!(api, reason, "an API does not answer; its calls are looked up");
+            }
+            CallReply::Answered { .. } if troubles.is_over(api) => {
+                tracing::info!(api, "an API answers again");
+            }
+            CallReply::NotSent(_) | CallReply::Lost(_) | CallReply::Answered { .. } => {}
+        }
+    }
+
+    async fn send(&self, call: &ApiCall) -> CallReply {
         let Some(address) = self.addresses.get(&call.api) else {
             return CallReply::NotSent(format!("no address is known for {}", call.api));
         };
@@ -68,11 +100,53 @@ impl Caller {
         match request.timeout(Duration::from_millis(call.timeout_ms)).send().await {
             Ok(response) => answered(response).await,
             Err(error) if error.is_connect() || error.is_builder() => {
-                CallReply::NotSent(error.to_string())
+                CallReply::NotSent(reason_of(error))
             }
             Err(error) if error.is_timeout() => CallReply::Lost("no answer in time".into()),
-            Err(error) => CallReply::Lost(error.to_string()),
+            Err(error) => CallReply::Lost(reason_of(error)),
         }
+    }
+}
+
+/// What went wrong, down to its cause. Without the URL, so that it is the same for every call; an
+/// error holds no headers, so none can show.
+fn reason_of(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut reason = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        reason.push_str(": ");
+        reason.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    reason
+}
+
+/// What the log was told of APIs that cannot be reached.
+#[derive(Default)]
+struct Troubles {
+    /// When each reason was told of each API, of late.
+    told: HashMap<(String, String), Instant>,
+    /// APIs with a trouble that was told and is not over.
+    open: HashSet<String>,
+}
+
+impl Troubles {
+    /// Whether this trouble is to be told now; it counts as told then.
+    fn is_due(&mut self, api: &str, reason: &str, now: Instant) -> bool {
+        self.told.retain(|_, told| now.saturating_duration_since(*told) < TELL_AGAIN_AFTER);
+        let trouble = (api.to_owned(), reason.to_owned());
+        if self.told.len() >= TROUBLES_MAX || self.told.contains_key(&trouble) {
+            return false;
+        }
+        self.told.insert(trouble, now);
+        self.open.insert(api.to_owned());
+        true
+    }
+
+    /// Whether an answer ends a trouble that was told; true once.
+    fn is_over(&mut self, api: &str) -> bool {
+        self.open.remove(api)
     }
 }
 
@@ -105,4 +179,33 @@ fn retry_after_ms(value: &HeaderValue) -> Option<u64> {
     let until = httpdate::parse_http_date(text).ok()?;
     let wait = until.duration_since(SystemTime::now()).unwrap_or_default();
     u64::try_from(wait.as_millis()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trouble_is_told_once_a_minute_and_its_end_once() {
+        let (mut troubles, start) = (Troubles::default(), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert!(!troubles.is_over("a"), "nothing was told");
+        assert!(troubles.is_due("a", "refused", at(0)));
+        assert!(!troubles.is_due("a", "refused", at(59)));
+        assert!(troubles.is_due("a", "no such name", at(59)));
+        assert!(troubles.is_due("b", "refused", at(59)));
+        assert!(troubles.is_due("a", "refused", at(60)));
+        assert!(troubles.is_over("a"));
+        assert!(!troubles.is_over("a"));
+        // An API that comes and goes does not fill the log either.
+        assert!(!troubles.is_due("a", "refused", at(61)));
+        assert!(!troubles.is_over("a"));
+    }
+
+    #[test]
+    fn the_troubles_that_are_told_are_bounded() {
+        let (mut troubles, now) = (Troubles::default(), Instant::now());
+        let told = (0..100).filter(|i| troubles.is_due("a", &i.to_string(), now)).count();
+        assert_eq!(told, TROUBLES_MAX);
+    }
 }

@@ -3,6 +3,7 @@
 //! Promise: one process at a time, only a directory of ours, only a format we know; a segment is
 //! whole before it is used. It deliberately never deletes what it does not understand.
 
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -15,6 +16,11 @@ use crate::journal::FrameWrite;
 use crate::recovery::SegmentStore;
 
 const MARKER: &str = "WIMS";
+const MARKER_NEW: &str = "WIMS.new";
+const LOCK: &str = "lock";
+/// What may be there before the marker is: what a crash left of our own beginnings, and what a
+/// file system has in its root.
+const BEFORE_MARKER: [&str; 3] = [LOCK, MARKER_NEW, "lost+found"];
 const MARKER_TEXT: &str = "A data directory of wims, format 1. Back it up as a whole.\n";
 /// Zeroes are written in pieces of this size, so that commits get their turn in between.
 const ZERO_CHUNK: usize = 256 << 10;
@@ -99,8 +105,8 @@ fn check_marker(path: &Path) -> Result<(), DataDirError> {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let entries = fs::read_dir(path)
                 .map_err(|source| DataDirError::Unusable { path: path.into(), source })?;
-            // A crash may have left the lock alone.
-            let foreign = entries.flatten().any(|entry| entry.file_name() != "lock");
+            let is_foreign = |name: OsString| BEFORE_MARKER.iter().all(|known| name != *known);
+            let foreign = entries.flatten().any(|entry| is_foreign(entry.file_name()));
             if foreign { Err(DataDirError::Foreign { path: path.into() }) } else { Ok(()) }
         }
         Err(source) => Err(DataDirError::Unusable { path: path.into(), source }),
@@ -108,18 +114,18 @@ fn check_marker(path: &Path) -> Result<(), DataDirError> {
 }
 
 fn open_lock(path: &Path) -> std::io::Result<File> {
-    OpenOptions::new().create(true).truncate(false).write(true).open(path.join("lock"))
+    OpenOptions::new().create(true).truncate(false).write(true).open(path.join(LOCK))
 }
 
 fn write_marker(path: &Path) -> std::io::Result<()> {
     if path.join(MARKER).exists() {
         return Ok(());
     }
-    let temporary = path.join("lock");
+    let temporary = path.join(LOCK);
     let mut file = OpenOptions::new().write(true).open(&temporary)?;
     file.sync_all()?;
     file.flush()?;
-    let marker = path.join(format!("{MARKER}.new"));
+    let marker = path.join(MARKER_NEW);
     fs::write(&marker, MARKER_TEXT)?;
     File::open(&marker)?.sync_all()?;
     fs::rename(&marker, path.join(MARKER))

@@ -213,9 +213,7 @@ impl HistoryWriter {
     /// # Errors
     /// SQLite's own.
     pub fn cursor(&self) -> Result<u64, HistoryError> {
-        let cursor = "SELECT cursor FROM consumer";
-        let found = self.file.connection.query_row(cursor, [], |row| row.get(0));
-        found.map_err(|source| self.file.error(source))
+        self.file.cursor()
     }
 
     /// Stores items and cursor in one transaction, which is on disk when this returns.
@@ -227,6 +225,21 @@ impl HistoryWriter {
     /// When an item has no `pk` or `sk`.
     pub fn store(&mut self, items: &[HistoryItem], cursor: u64) -> Result<(), HistoryError> {
         store(&mut self.file.connection, items, cursor).map_err(|source| self.file.error(source))
+    }
+}
+
+/// The cursor of a history as it is found: 0 when there is none yet. It creates nothing.
+///
+/// # Errors
+/// As [`HistoryWriter::open`].
+pub fn found_cursor(path: &Path) -> Result<u64, HistoryError> {
+    if !path.exists() {
+        return Ok(0);
+    }
+    let file = HistoryFile::open(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    match file.content()? {
+        Content::History => file.cursor(),
+        Content::Nothing => Ok(0),
     }
 }
 
@@ -456,6 +469,12 @@ impl HistoryFile {
             (0, 0, 0) => Ok(Content::Nothing),
             (_, _, _) => Err(HistoryError::NotHistory { path: path() }),
         }
+    }
+
+    fn cursor(&self) -> Result<u64, HistoryError> {
+        let cursor = "SELECT cursor FROM consumer";
+        let found = self.connection.query_row(cursor, [], |row| row.get(0));
+        found.map_err(|source| self.error(source))
     }
 
     fn make_durable(&self) -> Result<(), HistoryError> {
@@ -736,6 +755,16 @@ mod tests {
         let error = HistoryReader::open(&folder.history()).expect_err("there is no file");
         assert!(matches!(error, HistoryError::Sqlite { .. }), "{error}");
         assert!(!folder.history().exists());
+    }
+
+    #[test]
+    fn the_cursor_is_found_without_creating_anything() -> Result<(), HistoryError> {
+        let folder = Folder::new("found");
+        assert_eq!(found_cursor(&folder.history())?, 0);
+        assert!(!folder.history().exists());
+        HistoryWriter::open(&folder.history())?.store(&[order(1, "349", "SHIPPED")], 77)?;
+        assert_eq!(found_cursor(&folder.history())?, 77);
+        Ok(())
     }
 
     #[test]

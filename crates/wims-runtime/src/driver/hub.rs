@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::driver::STOP_PATIENCE;
+use crate::driver::Ending;
 use crate::driver::inbox::ReplyInbox;
 use crate::driver::world::World;
 use crate::engine::Engine;
@@ -20,6 +20,8 @@ use crate::io::{Input, Now, Output};
 const REQUESTS_MAX: usize = 65_536;
 /// Requests one turn takes, at most: their frame is on its way while the next turn works.
 const TURN_REQUESTS_MAX: usize = 16;
+/// After the deadline of a stop, the journal has this long to close.
+const CLOSING_PATIENCE: Duration = Duration::from_secs(1);
 /// Exit code of a process whose engine panicked: `EX_SOFTWARE`.
 const EXIT_PANICKED: i32 = 70;
 
@@ -89,8 +91,7 @@ impl Hub {
         self.timer.ring();
     }
 
-    /// Puts a request in, for a turn to come; false when too many wait, or after
-    /// the end.
+    /// Puts a request in, for a turn to come; false when too many wait, or after the end.
     pub fn request(&self, input: Input) -> bool {
         let mut waiting = locked(&self.waiting);
         let has_room = waiting.requests.len() < REQUESTS_MAX && !waiting.closed;
@@ -174,20 +175,25 @@ impl Hub {
         }
     }
 
-    /// Finishes what is under way, syncs and ends the world.
-    pub(super) fn stop(&self) {
-        let _no_panic = NoPanic;
+    /// Begins no more calls and mails; requests are still served.
+    pub(super) fn stop_outside(&self) {
         self.lock_core().engine.stop_outside();
-        let patience_ends = Instant::now() + STOP_PATIENCE;
-        let world = loop {
-            while self.turn() {}
+    }
+
+    /// Finishes what is under way until the deadline, syncs and ends the world.
+    pub(super) fn stop(&self, deadline: Instant) -> Ending {
+        let _no_panic = NoPanic;
+        self.stop_outside();
+        let given_up_at = deadline + CLOSING_PATIENCE;
+        let (ending, world) = loop {
+            while self.turn() && Instant::now() < given_up_at {}
             let mut core = self.lock_core();
-            let is_over = Instant::now() >= patience_ends;
+            let ending = core.ending();
+            let is_done = ending.cut == 0 || Instant::now() >= deadline;
             // What does not fit on a full disk was never acknowledged.
-            let is_given_up = Instant::now() >= patience_ends + STOP_PATIENCE;
-            let is_done = core.engine.outside_in_flight() == 0 || is_over;
+            let is_given_up = Instant::now() >= given_up_at;
             if core.engine.is_settled() && is_done || is_given_up {
-                break core.close();
+                break (ending, core.close());
             }
             drop(core);
             std::thread::sleep(Duration::from_millis(5));
@@ -197,6 +203,7 @@ impl Hub {
             world.end();
         }
         self.timer.end();
+        ending
     }
 
     fn try_lock_core(&self) -> Option<MutexGuard<'_, Core>> {
@@ -271,6 +278,12 @@ impl Core {
         let some = waiting.requests.len().min(room);
         self.inputs.extend(waiting.requests.drain(..some));
         !waiting.requests.is_empty()
+    }
+
+    /// What a stop at this moment would leave.
+    fn ending(&self) -> Ending {
+        let is_durable = self.engine.journal.is_settled();
+        Ending { is_durable, cut: self.engine.outside_in_flight() }
     }
 
     fn close(&mut self) -> Option<World> {

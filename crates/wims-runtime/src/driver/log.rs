@@ -1,9 +1,11 @@
 //! Logs: events read back from the journal, where they are. There is no second copy.
 //!
 //! Promise: what a log shows is durable, complete and in the journal's order; a change event is
-//! made from its record by the same enrichment that made it when it was published. It
-//! deliberately keeps nothing in memory between two reads.
+//! made from its record by the same enrichment that made it when it was published. Where a sound
+//! frame is missing the log says so; it never passes for shorter than it is. It deliberately keeps
+//! nothing in memory between two reads.
 
+use std::collections::HashMap;
 use std::os::unix::fs::FileExt;
 use std::panic::catch_unwind;
 
@@ -13,13 +15,13 @@ use wims_stack::{EventView, Node};
 
 use crate::driver::data_dir::SegmentFiles;
 use crate::frame::{FRAME_HEADER, FrameHeader, PAGE};
-use crate::functions::StreamRecord;
+use crate::functions::{PutEvent, StreamRecord};
 use crate::plan::LogPlan;
-use crate::record::{Entry, Record};
+use crate::record::{Change, Entry, Published, Record};
 use crate::recovery::SegmentStore;
 
 /// Frames larger than this are not ours; the journal's own are about a megabyte.
-const FRAME_BYTES_MAX: u32 = 64 << 20;
+const FRAME_BYTES_MAX: usize = 64 << 20;
 
 /// Events of a log, oldest first.
 #[derive(Debug, Default)]
@@ -38,6 +40,17 @@ pub enum LogError {
     /// A segment could not be read.
     #[error("failed to read the journal: {0}")]
     Segment(String),
+    /// Records that are durable are not where they must be.
+    #[error(
+        "the journal is unsound: the frame that must come next is neither in segment {segment} at \
+         byte {offset} nor first in the next segment"
+    )]
+    Unsound {
+        /// Segment where the sound frames end.
+        segment: u64,
+        /// Offset of the first unsound one.
+        offset: u64,
+    },
 }
 
 /// Reads logs from segments.
@@ -54,6 +67,22 @@ struct Place {
     header: FrameHeader,
 }
 
+impl Place {
+    /// The sequence behind its last record.
+    fn end_seq(&self) -> u64 {
+        self.header.first_seq.saturating_add(self.header.count.into())
+    }
+
+    /// The offset behind it.
+    fn end_offset(&self) -> u64 {
+        self.offset + self.header.padded_len() as u64
+    }
+
+    fn unsound(&self) -> LogError {
+        LogError::Unsound { segment: self.segment, offset: self.offset }
+    }
+}
+
 impl LogReader {
     /// A reader of one log.
     pub fn new(files: SegmentFiles, plan: LogPlan) -> LogReader {
@@ -64,21 +93,36 @@ impl LogReader {
     /// events are never split.
     ///
     /// # Errors
-    /// When a segment cannot be read.
+    /// When a segment cannot be read, or a frame before `durable` is unsound.
     pub fn after(&self, after: u64, limit: usize, durable: u64) -> Result<LogPage, LogError> {
         let mut page = LogPage { next: after, ..LogPage::default() };
         let wanted = after.saturating_add(1);
+        if wanted > durable {
+            page.end = true;
+            return Ok(page);
+        }
         let segments = self.segments()?;
-        let start = segments.iter().rposition(|(_, first)| *first <= wanted).unwrap_or(0);
-        for (segment, _) in &segments[start..] {
-            let mut offset = PAGE as u64;
-            while let Some(place) = self.frame_at(*segment, offset)? {
-                offset += place.header.padded_len() as u64;
-                let last = place.header.first_seq + u64::from(place.header.count);
-                if last > wanted && self.read_frame(&place, after, limit, durable, &mut page)? {
+        let starts = |first: &Option<u64>| first.is_some_and(|first| first <= wanted);
+        let start = segments.iter().rposition(|(_, first)| starts(first)).unwrap_or(0);
+        // The sequence that must come next, and where it must be.
+        let (first_segment, first_seq) = segments.get(start).copied().unwrap_or_default();
+        let mut expected = first_seq.unwrap_or(wanted);
+        let (mut segment, mut offset) = (first_segment, PAGE as u64);
+        for (number, _) in &segments[start..] {
+            let mut next = PAGE as u64;
+            while expected <= durable
+                && let Some(place) = self.frame_of(*number, next, expected)?
+            {
+                next = place.end_offset();
+                expected = place.end_seq();
+                (segment, offset) = (*number, next);
+                if expected > wanted && self.read_frame(&place, after, limit, durable, &mut page)? {
                     return Ok(page);
                 }
             }
+        }
+        if expected <= durable {
+            return Err(LogError::Unsound { segment, offset });
         }
         page.end = true;
         Ok(page)
@@ -87,12 +131,18 @@ impl LogReader {
     /// The last `count` events up to `durable`, or somewhat more.
     ///
     /// # Errors
-    /// When a segment cannot be read.
+    /// When a segment cannot be read, or a frame before `durable` is unsound.
     pub fn last(&self, count: usize, durable: u64) -> Result<LogPage, LogError> {
         let mut pages: Vec<LogPage> = Vec::new();
         let mut found = 0;
-        'segments: for (segment, _) in self.segments()?.iter().rev() {
-            for place in self.frames(*segment)?.iter().rev() {
+        // Everything from this sequence on has been seen.
+        let mut until = durable.saturating_add(1);
+        'segments: for (segment, first) in self.segments()?.iter().rev() {
+            if first.is_none() && until <= durable {
+                return Err(LogError::Unsound { segment: *segment, offset: PAGE as u64 });
+            }
+            for place in self.frames(*segment, until)?.iter().rev() {
+                until = place.header.first_seq;
                 let mut page = LogPage::default();
                 self.read_frame(place, 0, usize::MAX, durable, &mut page)?;
                 found += page.events.len();
@@ -108,34 +158,53 @@ impl LogReader {
         Ok(LogPage { events, next: durable, end: true })
     }
 
-    /// Segments that hold frames and the first sequence of each, oldest first.
-    fn segments(&self) -> Result<Vec<(u64, u64)>, LogError> {
+    /// Segments and the first sequence of each, oldest first; one that is prepared, or begins
+    /// with an unsound frame, has none.
+    fn segments(&self) -> Result<Vec<(u64, Option<u64>)>, LogError> {
         let mut numbers = self.files.clone().list().map_err(LogError::Segment)?;
         numbers.sort_unstable();
+        // One before a gap was to be removed and could not be, as recovery has it.
+        let gap = numbers.windows(2).rposition(|pair| pair[0] + 1 != pair[1]);
         let mut segments = Vec::with_capacity(numbers.len());
-        for number in numbers {
+        for number in numbers.drain(gap.map_or(0, |at| at + 1)..) {
             // One that was removed in between is none of ours any more.
-            if let Ok(Some(place)) = self.frame_at(number, PAGE as u64) {
-                segments.push((number, place.header.first_seq));
+            if let Ok(place) = self.frame_at(number, PAGE as u64) {
+                segments.push((number, place.map(|place| place.header.first_seq)));
             }
         }
         Ok(segments)
     }
 
-    fn frames(&self, segment: u64) -> Result<Vec<Place>, LogError> {
-        let (mut places, mut offset) = (Vec::new(), PAGE as u64);
+    /// Frames of a segment that begin before a sequence; if there are any they reach it.
+    fn frames(&self, segment: u64, until: u64) -> Result<Vec<Place>, LogError> {
+        let mut places: Vec<Place> = Vec::new();
+        let mut offset = PAGE as u64;
+        let mut expected: Option<u64> = None;
         while let Some(place) = self.frame_at(segment, offset)? {
-            offset += place.header.padded_len() as u64;
+            let first = place.header.first_seq;
+            if first >= until || expected.is_some_and(|expected| expected != first) {
+                break;
+            }
+            (offset, expected) = (place.end_offset(), Some(place.end_seq()));
             places.push(place);
+        }
+        if expected.is_some_and(|expected| expected < until) {
+            return Err(LogError::Unsound { segment, offset });
         }
         Ok(places)
     }
 
+    /// The frame there, if it begins with this sequence.
+    fn frame_of(&self, segment: u64, offset: u64, seq: u64) -> Result<Option<Place>, LogError> {
+        Ok(self.frame_at(segment, offset)?.filter(|place| place.header.first_seq == seq))
+    }
+
+    /// The frame there by its header; its checksum is not looked at.
     fn frame_at(&self, segment: u64, offset: u64) -> Result<Option<Place>, LogError> {
         let bytes = self.read(segment, offset, FRAME_HEADER)?;
-        let header = FrameHeader::peek(&bytes);
-        Ok(header
-            .filter(|header| header.segment == segment && header.len <= FRAME_BYTES_MAX)
+        let fits = |len: u32| (FRAME_HEADER..=FRAME_BYTES_MAX).contains(&(len as usize));
+        Ok(FrameHeader::peek(&bytes)
+            .filter(|header| header.segment == segment && fits(header.len))
             .map(|header| Place { segment, offset, header }))
     }
 
@@ -155,7 +224,8 @@ impl LogReader {
         Ok(bytes)
     }
 
-    /// Adds a frame's events to the page; true when the page is full or `durable` is reached.
+    /// Adds the events of a frame whose first record is durable to the page; true when the page is
+    /// full or `durable` is reached.
     fn read_frame(
         &self,
         place: &Place,
@@ -165,11 +235,11 @@ impl LogReader {
         page: &mut LogPage,
     ) -> Result<bool, LogError> {
         let bytes = self.read(place.segment, place.offset, place.header.len as usize)?;
-        // A frame on its way to the disk may be there in part.
+        // Not one on its way to the disk: its first record is durable, so all of it is.
         if FrameHeader::read(&bytes).is_none() {
-            page.end = true;
-            return Ok(true);
+            return Err(place.unsound());
         }
+        let mut equals = Equals::default();
         let mut rest = &bytes[FRAME_HEADER..];
         for i in 0..u64::from(place.header.count) {
             let read = Entry::read(rest, place.header.first_seq + i, place.header.wall_ms);
@@ -177,6 +247,8 @@ impl LogReader {
                 return Err(LogError::Segment(format!("{} is malformed", place.segment)));
             };
             rest = behind;
+            // Those before the page count too.
+            let ordinal = equals.ordinal(&entry);
             if entry.seq <= after {
                 continue;
             }
@@ -187,14 +259,14 @@ impl LogReader {
             if page.events.len() >= limit {
                 return Ok(true);
             }
-            self.show(&entry, &mut page.events);
+            self.show(&entry, ordinal, &mut page.events);
             page.next = entry.seq;
         }
         Ok(false)
     }
 
     /// The events of one record that the log's rules hear.
-    fn show(&self, entry: &Entry, events: &mut Vec<String>) {
+    fn show(&self, entry: &Entry, ordinal: u64, events: &mut Vec<String>) {
         match &entry.record {
             Record::Event(event) => {
                 let view = EventView {
@@ -202,31 +274,36 @@ impl LogReader {
                     detail_type: &event.detail_type,
                     detail: Node::View(event.detail.view()),
                 };
-                self.show_event(event.bus, entry, entry.cause, &view, events);
+                let id = event_id(entry.cause, view.source, view.detail_type, ordinal);
+                self.show_event(event.bus, entry, id, &view, events);
             }
-            Record::Change(change) => {
-                let image = change.new.as_ref().or(change.old.as_ref());
-                let pk = image.and_then(|doc| doc.str("pk")).unwrap_or("");
-                for (table, bus, enrich, unstreamed) in &self.plan.streams {
-                    let streamed = !unstreamed.iter().any(|prefix| pk.starts_with(prefix));
-                    if *table != change.table || !streamed {
-                        continue;
-                    }
-                    let record =
-                        StreamRecord { old: change.old.as_ref(), new: change.new.as_ref() };
-                    // A poison record has no events; it is among the pipe's dead letters.
-                    let made = catch_unwind(|| enrich(&[record])).unwrap_or_default();
-                    for put in made.into_iter().filter(|put| !put.by_value) {
-                        let view = EventView {
-                            source: put.source,
-                            detail_type: put.detail_type,
-                            detail: put.detail.node(),
-                        };
-                        self.show_event(*bus, entry, entry.seq, &view, events);
-                    }
-                }
-            }
+            Record::Change(change) => self.show_change(entry, change, events),
             _ => {}
+        }
+    }
+
+    /// The events that are made again from a change.
+    fn show_change(&self, entry: &Entry, change: &Change, events: &mut Vec<String>) {
+        let image = change.new.as_ref().or(change.old.as_ref());
+        let pk = image.and_then(|doc| doc.str("pk")).unwrap_or("");
+        for (table, bus, enrich, unstreamed) in &self.plan.streams {
+            let streamed = !unstreamed.iter().any(|prefix| pk.starts_with(prefix));
+            if *table != change.table || !streamed {
+                continue;
+            }
+            let record = StreamRecord { old: change.old.as_ref(), new: change.new.as_ref() };
+            // A poison record has no events; it is among the pipe's dead letters.
+            let made = catch_unwind(|| enrich(&[record])).unwrap_or_default();
+            for (at, put) in made.iter().enumerate().filter(|(_, put)| !put.by_value) {
+                let view = EventView {
+                    source: put.source,
+                    detail_type: put.detail_type,
+                    detail: put.detail.node(),
+                };
+                let ordinal = ordinal_of_made(&made, at);
+                let id = event_id(entry.seq, view.source, view.detail_type, ordinal);
+                self.show_event(*bus, entry, id, &view, events);
+            }
         }
     }
 
@@ -234,15 +311,47 @@ impl LogReader {
         &self,
         bus: u16,
         entry: &Entry,
-        change_seq: u64,
+        id: Uuid,
         view: &EventView<'_>,
         events: &mut Vec<String>,
     ) {
         if self.plan.rules.iter().any(|(of, pattern)| *of == bus && pattern.matches(view)) {
-            let envelope = Envelope::of(entry, change_seq, view);
+            let envelope = Envelope::of(entry, id, view);
             events.push(serde_json::to_string(&envelope).expect("an event is JSON"));
         }
     }
+}
+
+/// Counts equal business events of a frame: same change, bus, source and detail-type. The events
+/// of a change are in one frame, so a count a frame is enough.
+#[derive(Default)]
+struct Equals {
+    /// How many there were, by bus and the id of the first of them.
+    told: HashMap<(u16, Uuid), u64>,
+}
+
+impl Equals {
+    /// The event's ordinal among its equals, from 0; a record that is no event has 0.
+    fn ordinal(&mut self, entry: &Entry) -> u64 {
+        let Record::Event(Published { bus, source, detail_type, .. }) = &entry.record else {
+            return 0;
+        };
+        let first = event_id(entry.cause, source, detail_type, 0);
+        let told = self.told.entry((*bus, first)).or_insert(0);
+        *told += 1;
+        *told - 1
+    }
+}
+
+/// The ordinal among its equals of an event that is made again. Those kept by value come first:
+/// they are counted by their own records, which know of no others.
+fn ordinal_of_made(made: &[PutEvent], at: usize) -> u64 {
+    let put = &made[at];
+    let is_before = |(other_at, other): &(usize, &PutEvent)| {
+        let is_equal = other.source == put.source && other.detail_type == put.detail_type;
+        is_equal && (other.by_value || *other_at < at)
+    };
+    made.iter().enumerate().filter(is_before).count() as u64
 }
 
 /// The EventBridge envelope.
@@ -261,11 +370,11 @@ struct Envelope<'a> {
 }
 
 impl<'a> Envelope<'a> {
-    fn of(entry: &Entry, change_seq: u64, view: &EventView<'a>) -> Envelope<'a> {
+    fn of(entry: &Entry, id: Uuid, view: &EventView<'a>) -> Envelope<'a> {
         let time = std::time::UNIX_EPOCH + std::time::Duration::from_millis(entry.wall_ms);
         Envelope {
             version: "0",
-            id: event_id(change_seq, view.source, view.detail_type),
+            id,
             detail_type: view.detail_type,
             source: view.source,
             account: "000000000000",
@@ -277,13 +386,156 @@ impl<'a> Envelope<'a> {
     }
 }
 
-/// An event's id: a hash of what it follows from, so that publishing again gives the same id.
-fn event_id(change_seq: u64, source: &str, detail_type: &str) -> Uuid {
+/// An event's id: a hash of what it follows from, so that publishing again gives the same id. The
+/// first of several equal events has ordinal 0, which adds nothing to the hash.
+fn event_id(change_seq: u64, source: &str, detail_type: &str, ordinal: u64) -> Uuid {
     const PRIME: u128 = 0x0100_0000_0000_0000_0000_013b;
     const BASIS: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
     let step = |hash: u128, byte: &u8| (hash ^ u128::from(*byte)).wrapping_mul(PRIME);
-    let parts = [&change_seq.to_le_bytes()[..], source.as_bytes(), &[0], detail_type.as_bytes()];
-    let hash = parts.iter().flat_map(|part| part.iter()).fold(BASIS, step);
+    let (seq, nth) = (change_seq.to_le_bytes(), ordinal.to_le_bytes());
+    let first = [&seq[..], source.as_bytes(), &[0], detail_type.as_bytes()];
+    let more: [&[u8]; 2] = if ordinal == 0 { [&[], &[]] } else { [&[0], &nth] };
+    let hash = first.iter().chain(&more).flat_map(|part| part.iter()).fold(BASIS, step);
     // Version 8: a hash of our own.
     uuid::Builder::from_custom_bytes(hash.to_be_bytes()).into_uuid()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use wims_stack::{Doc, Field, Pattern, Tree};
+
+    use super::*;
+    use crate::driver::data_dir::DataDir;
+    use crate::frame::SegmentHeader;
+    use crate::journal::FrameWrite;
+
+    /// A data directory with one segment, gone with its test.
+    struct Folder {
+        path: PathBuf,
+        files: SegmentFiles,
+    }
+
+    impl Folder {
+        fn new(test: &str) -> Folder {
+            let path = std::env::temp_dir().join(format!("wims-log-{}-{test}", std::process::id()));
+            let files = DataDir::open(&path).expect("a new data directory").segments();
+            let header = SegmentHeader { number: 1, bytes: 1 << 16, journal_id: 9 };
+            files.prepare(&header).expect("a segment");
+            Folder { path, files }
+        }
+
+        fn write(&self, offset: usize, bytes: Vec<u8>) {
+            let frame = FrameWrite { segment: 1, offset: offset as u64, bytes };
+            self.files.writer().write(&frame).expect("a durable frame");
+        }
+
+        /// A reader of every event of bus 1 from source `t`.
+        fn reader(&self) -> LogReader {
+            let pattern = Pattern(serde_json::json!({"source": ["t"]}));
+            let rules = vec![(1, pattern.compile().expect("a pattern"))];
+            LogReader::new(self.files.clone(), LogPlan { rules, streams: Vec::new() })
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.path);
+        }
+    }
+
+    /// An event `new` that follows from the first record.
+    fn event() -> Record {
+        let detail = Doc::object(&[("a", Field::Int(1))]);
+        let (source, detail_type) = ("t".into(), "new".into());
+        Record::Event(Published { bus: 1, source, detail_type, detail })
+    }
+
+    /// A frame of one page.
+    fn frame(first_seq: u64, records: Vec<Record>) -> Vec<u8> {
+        let (mut bytes, mut seq) = (vec![0; FRAME_HEADER], first_seq);
+        for record in records {
+            let cause = u64::from(seq > 1);
+            Entry { seq, wall_ms: 7, cause, replay: false, record }.write(&mut bytes, 7);
+            seq += 1;
+        }
+        let header = FrameHeader {
+            len: 0,
+            crc: 0,
+            previous_crc: 0,
+            segment: 1,
+            first_seq,
+            count: u32::try_from(seq - first_seq).expect("few records"),
+            wall_ms: 7,
+            clock_ms: 7,
+            recover_from: 1,
+        };
+        header.seal(&mut bytes);
+        assert_eq!(bytes.len(), PAGE);
+        bytes
+    }
+
+    fn id(event: &str) -> String {
+        let event: serde_json::Value = serde_json::from_str(event).expect("an event is JSON");
+        event["id"].as_str().expect("an id").to_owned()
+    }
+
+    #[test]
+    fn equal_events_of_one_change_have_ids_of_their_own_and_keep_them() {
+        let folder = Folder::new("equals");
+        folder.write(PAGE, frame(1, vec![Record::SweepBegan, event(), event()]));
+        let page = folder.reader().after(0, 10, 3).expect("a page");
+        assert_eq!(page.events.len(), 2);
+        let ids: Vec<_> = page.events.iter().map(|event| id(event)).collect();
+        let known = [0, 1].map(|ordinal| event_id(1, "t", "new", ordinal).to_string());
+        assert_eq!(ids, known);
+        assert_ne!(ids[0], ids[1]);
+        let second = folder.reader().after(2, 10, 3).expect("a page that begins in between");
+        assert_eq!(second.events, page.events[1..]);
+    }
+
+    #[test]
+    fn events_made_again_are_counted_behind_equal_ones_kept_by_value() {
+        let put = |detail_type, by_value| PutEvent {
+            record: 0,
+            source: "t",
+            detail_type,
+            detail: Tree::Doc(Doc::object(&[])),
+            by_value,
+        };
+        let made = [put("a", false), put("b", false), put("a", true), put("a", false)];
+        assert_eq!([0, 1, 3].map(|at| ordinal_of_made(&made, at)), [1, 0, 2]);
+    }
+
+    #[test]
+    fn an_unsound_frame_before_the_durable_sequence_is_told_with_its_place() {
+        for (test, byte) in [("header", 0), ("sequence", 24), ("records", FRAME_HEADER + 9)] {
+            let folder = Folder::new(test);
+            folder.write(PAGE, frame(1, vec![Record::SweepBegan]));
+            let mut rotten = frame(2, vec![event()]);
+            rotten[byte] ^= 0xff;
+            folder.write(2 * PAGE, rotten);
+            folder.write(3 * PAGE, frame(3, vec![event()]));
+            let reader = folder.reader();
+            for read in [reader.after(0, 10, 3), reader.after(1, 10, 3), reader.last(10, 3)] {
+                let told = matches!(read, Err(LogError::Unsound { segment: 1, offset: 8192 }));
+                assert!(told, "{test}: {read:?}");
+            }
+            // Up to the first record everything is sound; the rest may be on its way.
+            let page = reader.after(0, 10, 1).expect("a page");
+            assert!(page.end && page.events.is_empty(), "{test}: {page:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_behind_the_durable_sequence_is_the_end() {
+        let folder = Folder::new("end");
+        folder.write(PAGE, frame(1, vec![Record::SweepBegan, event()]));
+        let reader = folder.reader();
+        assert!(reader.after(u64::MAX, 10, 2).expect("a page").end);
+        let page = reader.after(0, 10, 2).expect("a page");
+        assert_eq!((page.events.len(), page.next, page.end), (1, 2, true));
+        assert_eq!(reader.last(10, 2).expect("a page").events, page.events);
+    }
 }

@@ -14,10 +14,10 @@ pub mod mail;
 mod world;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use wims_stack::Stack;
 
@@ -35,7 +35,7 @@ use world::{World, WorldParts};
 
 /// Exit code of a process whose journal could not be written: `EX_IOERR`.
 pub const EXIT_JOURNAL_FAILED: i32 = 74;
-/// A clean stop waits this long for calls under way.
+/// A clean stop has this long for requests, calls and mails under way, all of them together.
 pub const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How a runtime is set up.
@@ -65,12 +65,59 @@ pub enum RuntimeError {
     /// History.
     #[error(transparent)]
     History(#[from] HistoryError),
+    /// History lacks closed items that the journal no longer has. Nothing was changed.
+    #[error(
+        "{} is missing or older than the journal; restore it from the same backup (it goes up to \
+         {found}, the journal counts on {historied})",
+        .path.display()
+    )]
+    HistoryBehind {
+        /// The history database.
+        path: PathBuf,
+        /// The sequence up to which it holds everything.
+        found: u64,
+        /// The sequence up to which the journal says it does.
+        historied: u64,
+    },
+    /// The journal lacks records that were durable before history was written. History was not
+    /// changed.
+    #[error(
+        "the journal is missing or older than {}; restore it from the same backup (it goes up to \
+         {durable}, history to {found})",
+        .path.display()
+    )]
+    JournalBehind {
+        /// The history database.
+        path: PathBuf,
+        /// The sequence up to which history holds everything.
+        found: u64,
+        /// The journal's last sequence.
+        durable: u64,
+    },
     /// Mail.
     #[error(transparent)]
     Mail(#[from] MailError),
     /// Threads or TLS.
     #[error("failed to start: {0}")]
     System(String),
+}
+
+/// How a stop went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ending {
+    /// Everything the engine took is on the disk.
+    pub is_durable: bool,
+    /// Calls and mails that were still under way; the next start takes them up.
+    pub cut: usize,
+}
+
+/// Whether mail can be sent to or from an address, as far as its text tells.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_mail_address(address: &str) -> Result<(), String> {
+    let parsed = address.parse::<lettre::message::Mailbox>();
+    parsed.map(drop).map_err(|error| format!("it is no mail address: {error}"))
 }
 
 /// A running system.
@@ -103,13 +150,16 @@ impl Runtime {
             from: options.mail_from,
             outbox: data.join("outbox"),
         })?;
-        let history = data.join("history.db");
-        let writer = HistoryWriter::open(&history)?;
+        let history_path = data.join("history.db");
+        let found = history::found_cursor(&history_path)?;
         let caller = Caller::new(options.apis).map_err(RuntimeError::System)?;
         let clock = Clock::start();
         let mut segments = data.segments();
         let (engine, recovered) =
             Engine::start(stack, functions, &mut segments, options.engine.clone(), clock.now())?;
+        check_history(&history_path, found, &engine)?;
+        // Created only now: a new, empty one must not hide that the old one is missing.
+        let writer = HistoryWriter::open(&history_path)?;
         let recovery = format!(
             "{} frames in {:?}{}",
             recovered.frames,
@@ -135,7 +185,8 @@ impl Runtime {
             .name("timer".into())
             .spawn(move || timed.keep_time())
             .map_err(|error| RuntimeError::System(error.to_string()))?;
-        Ok(Runtime { hub, replies, timer, data_dir: data, history, segments, logs, recovery })
+        let (data_dir, history) = (data, history_path);
+        Ok(Runtime { hub, replies, timer, data_dir, history, segments, logs, recovery })
     }
 
     /// A client for the thread with this number; [`Client::serve`] must run there.
@@ -155,11 +206,30 @@ impl Runtime {
         readers.map(|(name, plan)| (name.clone(), reader(plan))).collect()
     }
 
-    /// Finishes calls under way, syncs and ends; the backlog stays on disk.
-    pub fn stop(self) {
-        self.hub.stop();
+    /// Begins no more calls and mails, while requests are still served: the beginning of a stop.
+    pub fn stop_outside(&self) {
+        self.hub.stop_outside();
+    }
+
+    /// Finishes calls under way until the deadline, syncs and ends; the backlog stays on disk.
+    pub fn stop(self, deadline: Instant) -> Ending {
+        let ending = self.hub.stop(deadline);
         // It ends the process itself when it must not go on.
         let _ = self.timer.join();
         drop(self.data_dir);
+        ending
     }
+}
+
+/// History is written after the journal's records and before the journal notes it, so its cursor
+/// lies between the two; anything else comes from another backup, or from nowhere.
+fn check_history(path: &Path, found: u64, engine: &Engine) -> Result<(), RuntimeError> {
+    let (historied, durable) = (engine.state.historied, engine.durable_seq());
+    if found < historied {
+        return Err(RuntimeError::HistoryBehind { path: path.into(), found, historied });
+    }
+    if found > durable {
+        return Err(RuntimeError::JournalBehind { path: path.into(), found, durable });
+    }
+    Ok(())
 }

@@ -10,6 +10,7 @@ pub mod stack;
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -20,7 +21,7 @@ use crate::cli::client::inventory::{self, InventoryCommand};
 use crate::cli::client::log::{self, LogCommand};
 use crate::cli::client::order::{self, OrderCommand};
 use crate::cli::client::queue::{self, QueueCommand};
-use crate::sandbox::{Sandbox, SandboxOptions};
+use crate::sandbox::{Sandbox, SandboxError, SandboxOptions};
 
 /// Event-driven order intake for a warehouse, in one binary.
 #[derive(Parser)]
@@ -79,16 +80,19 @@ struct PaymentsSandboxArgs {
     #[arg(long, env = "WIMS_SANDBOX_LEDGER", default_value = "payments-ledger.jsonl")]
     ledger: PathBuf,
     /// Calls a second it takes
-    #[arg(long, env = "WIMS_SANDBOX_RATE", default_value_t = 5.0)]
+    #[arg(long, env = "WIMS_SANDBOX_RATE", default_value_t = 5.0, value_parser = calls_per_second)]
     rate: f64,
     /// Calls it takes at once
-    #[arg(long, env = "WIMS_SANDBOX_BURST", default_value_t = 5)]
+    #[arg(long, env = "WIMS_SANDBOX_BURST", default_value_t = 5,
+        value_parser = clap::value_parser!(u32).range(1..))]
     burst: u32,
     /// Percent of payments it declines
-    #[arg(long, env = "WIMS_SANDBOX_DECLINE_PERCENT", default_value_t = 0)]
+    #[arg(long, env = "WIMS_SANDBOX_DECLINE_PERCENT", default_value_t = 0,
+        value_parser = clap::value_parser!(u8).range(0..=100))]
     decline_percent: u8,
     /// Percent of calls it answers with 500
-    #[arg(long, env = "WIMS_SANDBOX_ERROR_PERCENT", default_value_t = 0)]
+    #[arg(long, env = "WIMS_SANDBOX_ERROR_PERCENT", default_value_t = 0,
+        value_parser = clap::value_parser!(u8).range(0..=100))]
     error_percent: u8,
     /// Wait before each answer, in milliseconds
     #[arg(long, env = "WIMS_SANDBOX_DELAY_MS", default_value_t = 0)]
@@ -100,6 +104,9 @@ struct PaymentsSandboxArgs {
     #[arg(long, env = "WIMS_SANDBOX_LATE_CHARGE_MS", default_value_t = 0)]
     late_charge_ms: u64,
 }
+
+/// Slower than a call in 100 seconds nothing gets done, faster than this no API is.
+const CALLS_PER_SECOND: RangeInclusive<f64> = 0.01..=1e6;
 
 /// The server refused, or found nothing.
 pub const EXIT_REFUSED: u8 = 1;
@@ -129,6 +136,32 @@ impl Failure {
 /// Prints a line; a reader that has gone away, as `head` does, is no trouble.
 pub fn say(line: &str) {
     let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// Reads a rate in calls a second.
+///
+/// # Errors
+/// When it is no number, or out of bounds.
+pub fn calls_per_second(text: &str) -> Result<f64, String> {
+    let rate = text.parse::<f64>().ok().filter(|rate| CALLS_PER_SECOND.contains(rate));
+    rate.ok_or_else(|| "a rate is a number from 0.01 to 1000000 calls a second".to_owned())
+}
+
+/// Why the sandbox does not start; `option` says where it listens.
+pub fn sandbox_failure(error: &SandboxError, option: &str) -> Failure {
+    match error {
+        SandboxError::AddressInUse { .. } => {
+            Failure::new(EXIT_UNAVAILABLE, format!("failed to {error} with {option}"))
+        }
+        SandboxError::Listen { .. } | SandboxError::Writer { .. } => {
+            Failure::new(EXIT_UNAVAILABLE, format!("failed to {error}"))
+        }
+        SandboxError::LedgerUnreadable { .. }
+        | SandboxError::LedgerCorrupted { .. }
+        | SandboxError::LedgerLocked { .. } => {
+            Failure::new(EXIT_DATA_DIR, format!("failed to {error}"))
+        }
+    }
 }
 
 /// Runs what the command line asks for.
@@ -186,7 +219,7 @@ fn payments_sandbox(args: PaymentsSandboxArgs) -> Result<(), Failure> {
     block_on(async move {
         let sandbox = Sandbox::bind(args.listen, options)
             .await
-            .map_err(|error| Failure::new(EXIT_UNAVAILABLE, error))?;
+            .map_err(|error| sandbox_failure(&error, "--listen"))?;
         println!("http://{}", sandbox.local_addr());
         sandbox.run(stop_signal()).await;
         Ok(())

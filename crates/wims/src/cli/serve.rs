@@ -1,33 +1,49 @@
 //! `wims serve`: the whole system on one machine.
 //!
 //! Promise: the first line of standard output is the URL, printed once orders are taken. SIGTERM
-//! stops accepting, finishes requests and calls under way, syncs and exits with 0.
+//! stops accepting, finishes requests and calls under way, syncs and exits with 0. A setting that
+//! cannot work is refused before anything is touched.
 
 use std::collections::HashMap;
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use clap::Args;
+use clap::builder::RangedU64ValueParser;
+use hyper::header::HeaderValue;
 use tokio::sync::watch;
 use wims_runtime::driver::calls::ApiAddress;
 use wims_runtime::driver::data_dir::DataDir;
 use wims_runtime::driver::history::HistoryReader;
-use wims_runtime::driver::{Runtime, RuntimeError, RuntimeOptions};
+use wims_runtime::driver::{
+    EXIT_JOURNAL_FAILED, Ending, Runtime, RuntimeError, RuntimeOptions, STOP_PATIENCE,
+    check_mail_address,
+};
+use wims_runtime::io::{Answer, Query};
 use wims_runtime::{EngineOptions, engine::SEGMENT_BYTES};
-use wims_stack::Doc;
+use wims_stack::{Doc, Stack};
 
 use crate::bench::child::SANDBOX_LINE;
-use crate::cli::{EXIT_CONFIG, EXIT_DATA_DIR, EXIT_UNAVAILABLE, Failure, block_on, stop_signal};
+use crate::cli::{
+    EXIT_CONFIG, EXIT_DATA_DIR, EXIT_UNAVAILABLE, Failure, block_on, calls_per_second,
+    sandbox_failure, stack, stop_signal,
+};
 use crate::constructs::payments_api::{PAYMENTS_API, PaymentsPace};
+use crate::domain::{DEFAULT_SKU, TABLE};
 use crate::fns;
 use crate::http::{App, server};
 use crate::sandbox::{Sandbox, SandboxOptions};
 use crate::stack::{Settings, wims_stack};
 
-/// Threads that serve HTTP; the engine has one of its own.
+/// Threads that serve HTTP; the engine has none of its own and takes its turns on these.
 const HTTP_THREADS: u32 = 2;
+/// After the deadline of a stop, the sandbox has this long to close its ledger.
+const SANDBOX_PATIENCE: Duration = Duration::from_secs(1);
+/// The secret that is no flag, since anybody may read those.
+const AUTHORIZATION: &str = "WIMS_PAYMENTS_AUTHORIZATION";
 
 /// What `serve` takes.
 #[derive(Args)]
@@ -40,19 +56,23 @@ pub struct ServeArgs {
     data_dir: PathBuf,
     /// The payments API, http or https; without it the sandbox is started.
     /// WIMS_PAYMENTS_AUTHORIZATION is sent as its Authorization header
-    #[arg(long, env = "WIMS_PAYMENTS_URL")]
+    #[arg(long, env = "WIMS_PAYMENTS_URL", value_parser = api_url)]
     payments_url: Option<String>,
-    /// Calls a second the payments API takes [default: the sandbox's, else 5]
-    #[arg(long, env = "WIMS_PAYMENTS_RATE")]
+    /// Calls a second the payments API takes; of the built-in stack [default: the sandbox's,
+    /// else 5]
+    #[arg(long, env = "WIMS_PAYMENTS_RATE", value_parser = calls_per_second)]
     payments_rate: Option<f64>,
-    /// Calls at once the payments API takes [default: the sandbox's, else 5]
-    #[arg(long, env = "WIMS_PAYMENTS_BURST")]
+    /// Calls at once the payments API takes; of the built-in stack [default: the sandbox's,
+    /// else 5]
+    #[arg(long, env = "WIMS_PAYMENTS_BURST", value_parser = clap::value_parser!(u32).range(1..))]
     payments_burst: Option<u32>,
-    /// Payment calls under way, at most
-    #[arg(long, env = "WIMS_PAYMENTS_IN_FLIGHT", default_value_t = 64)]
+    /// Payment calls under way, at most; of the built-in stack
+    #[arg(long, env = "WIMS_PAYMENTS_IN_FLIGHT", default_value_t = 64,
+        value_parser = RangedU64ValueParser::<usize>::new().range(1..=4_096))]
     payments_in_flight: usize,
-    /// Seconds after which the outcome of a payment call is unknown
-    #[arg(long, env = "WIMS_PAYMENTS_TIMEOUT", default_value_t = 10)]
+    /// Seconds after which the outcome of a payment call is unknown; of the built-in stack
+    #[arg(long, env = "WIMS_PAYMENTS_TIMEOUT", default_value_t = 10,
+        value_parser = clap::value_parser!(u64).range(1..=3_600))]
     payments_timeout: u64,
     #[command(flatten)]
     sandbox: SandboxArgs,
@@ -65,16 +85,22 @@ pub struct ServeArgs {
     #[arg(long, env = "WIMS_SMTP_CA", value_name = "FILE")]
     smtp_ca: Option<PathBuf>,
     /// Who mails come from
-    #[arg(long, env = "WIMS_MAIL_FROM", default_value = "wims@localhost")]
+    #[arg(long, env = "WIMS_MAIL_FROM", default_value = "wims@localhost",
+        value_parser = mail_address)]
     mail_from: String,
-    /// Where the team reads its mail
-    #[arg(long, env = "WIMS_TEAM_EMAIL", default_value = "theteam@ourcompany.com")]
+    /// Where the team reads its mail; of the built-in stack
+    #[arg(long, env = "WIMS_TEAM_EMAIL", default_value = "theteam@ourcompany.com",
+        value_parser = mail_address)]
     team_email: String,
     /// Megabytes of open orders and messages at which new orders are refused with 503
     #[arg(long, env = "WIMS_MEMORY_MAX", default_value_t = 4096)]
     memory_max: u64,
-    /// A declaration to run instead of the built-in stack; see `wims graph --format declaration`
-    #[arg(long, env = "WIMS_STACK")]
+    /// A declaration to run instead of the built-in stack; see `wims graph --format declaration`.
+    /// It has its own pace of payments and its own addresses, so it goes with no
+    /// --payments-rate, -burst, -in-flight or -timeout and no --team-email
+    #[arg(long, env = "WIMS_STACK", conflicts_with_all = [
+        "payments_rate", "payments_burst", "payments_in_flight", "payments_timeout", "team_email",
+    ])]
     stack: Option<PathBuf>,
     /// Megabytes of a journal segment, of a new data directory
     #[arg(long, env = "WIMS_SEGMENT_MB", default_value_t = SEGMENT_BYTES >> 20,
@@ -89,16 +115,19 @@ struct SandboxArgs {
     #[arg(long, env = "WIMS_SANDBOX_LISTEN", default_value = "127.0.0.1:8081")]
     sandbox_listen: SocketAddr,
     /// Calls a second the sandbox takes
-    #[arg(long, env = "WIMS_SANDBOX_RATE", default_value_t = 5.0)]
+    #[arg(long, env = "WIMS_SANDBOX_RATE", default_value_t = 5.0, value_parser = calls_per_second)]
     sandbox_rate: f64,
     /// Calls the sandbox takes at once
-    #[arg(long, env = "WIMS_SANDBOX_BURST", default_value_t = 5)]
+    #[arg(long, env = "WIMS_SANDBOX_BURST", default_value_t = 5,
+        value_parser = clap::value_parser!(u32).range(1..))]
     sandbox_burst: u32,
     /// Percent of payments the sandbox declines
-    #[arg(long, env = "WIMS_SANDBOX_DECLINE_PERCENT", default_value_t = 0)]
+    #[arg(long, env = "WIMS_SANDBOX_DECLINE_PERCENT", default_value_t = 0,
+        value_parser = clap::value_parser!(u8).range(0..=100))]
     sandbox_decline_percent: u8,
     /// Percent of calls the sandbox answers with 500
-    #[arg(long, env = "WIMS_SANDBOX_ERROR_PERCENT", default_value_t = 0)]
+    #[arg(long, env = "WIMS_SANDBOX_ERROR_PERCENT", default_value_t = 0,
+        value_parser = clap::value_parser!(u8).range(0..=100))]
     sandbox_error_percent: u8,
     /// Wait of the sandbox before each answer, in milliseconds
     #[arg(long, env = "WIMS_SANDBOX_DELAY_MS", default_value_t = 0)]
@@ -109,6 +138,32 @@ struct SandboxArgs {
     /// The sandbox charges this long after the call arrived, in milliseconds
     #[arg(long, env = "WIMS_SANDBOX_LATE_CHARGE_MS", default_value_t = 0)]
     sandbox_late_charge_ms: u64,
+}
+
+/// Reads the base URL of an API; what comes back has no slash at its end.
+fn api_url(text: &str) -> Result<String, String> {
+    let url = reqwest::Url::parse(text)
+        .map_err(|error| format!("{error}; a URL is like https://payments.example.com/v1"))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err("it must begin with http:// or https://".to_owned());
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err("paths are put behind it, so it must have no ? and no #".to_owned());
+    }
+    Ok(text.trim_end_matches('/').to_owned())
+}
+
+fn mail_address(text: &str) -> Result<String, String> {
+    check_mail_address(text).map(|()| text.to_owned())
+}
+
+/// What the payments API is to see as `Authorization`.
+fn authorization() -> Result<Option<String>, Failure> {
+    let Some(value) = std::env::var_os(AUTHORIZATION) else { return Ok(None) };
+    let value = value.into_string().ok().filter(|value| HeaderValue::from_str(value).is_ok());
+    let message = "cannot be sent as a header; is there a line break in it?";
+    let refused = || Failure::new(EXIT_CONFIG, format!("{AUTHORIZATION} {message}"));
+    value.map(Some).ok_or_else(refused)
 }
 
 /// Logs of this process, one line each, to standard error; `RUST_LOG` chooses.
@@ -156,18 +211,14 @@ fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
 
 async fn serve(args: ServeArgs, listener: TcpListener) -> Result<(), Failure> {
     ignore_file_size_signal();
-    let (stop, stopped) = watch::channel(false);
+    let authorization = authorization()?;
+    let stack = declared(&args)?;
+    let (stop, stopped) = watch::channel(None);
     let data_dir =
         DataDir::open(&args.data_dir).map_err(|error| Failure::new(EXIT_DATA_DIR, error))?;
     // The sandbox stops last: calls under way are finished first.
     let (stop_sandbox, sandbox_stopped) = watch::channel(false);
     let (payments_url, sandbox) = start_payments(&args, &data_dir, sandbox_stopped).await?;
-    let settings = settings(&args);
-    let stack = match &args.stack {
-        Some(path) => crate::cli::stack::read(path)?,
-        None => wims_stack(&settings),
-    };
-    let authorization = std::env::var("WIMS_PAYMENTS_AUTHORIZATION").ok();
     let payments_address = payments_url.clone();
     let address = ApiAddress { url: payments_url, authorization };
     let options = RuntimeOptions {
@@ -192,18 +243,37 @@ async fn serve(args: ServeArgs, listener: TcpListener) -> Result<(), Failure> {
     announce(address, sandbox.is_some().then_some(payments_address.as_str()));
     stop_signal().await;
     tracing::info!("stopping: finishing requests and calls under way");
-    let _ = stop.send(true);
+    // One deadline for all; and no call begins that would only be waited for.
+    let deadline = Instant::now() + STOP_PATIENCE;
+    runtime.stop_outside();
+    let _ = stop.send(Some(deadline));
     // On another thread: the sandbox on this one still has calls to answer.
     let finished = tokio::task::spawn_blocking(move || {
         threads.into_iter().for_each(|thread| drop(thread.join()));
-        runtime.stop();
+        runtime.stop(deadline)
     });
-    let _ = finished.await;
+    let ending = finished.await;
     let _ = stop_sandbox.send(true);
     if let Some(sandbox) = sandbox {
-        let _ = sandbox.await;
+        let patience_ends = (deadline + SANDBOX_PATIENCE).into();
+        if tokio::time::timeout_at(patience_ends, sandbox).await.is_err() {
+            tracing::warn!("the sandbox was cut: payments it was late with are not charged");
+        }
     }
-    Ok(())
+    stopped_with(&ending.map_err(|error| Failure::new(EXIT_JOURNAL_FAILED as u8, error))?)
+}
+
+/// Says what a stop had to leave.
+fn stopped_with(ending: &Ending) -> Result<(), Failure> {
+    if ending.cut > 0 {
+        tracing::warn!(cut = ending.cut, "calls or mails were cut; the next start takes them up");
+    }
+    if ending.is_durable {
+        return Ok(());
+    }
+    let message = "stopped though the journal could not be closed in time; what was acknowledged \
+                   is on the disk";
+    Err(Failure::new(EXIT_JOURNAL_FAILED as u8, message))
 }
 
 /// A file larger than the process may write becomes an error of that write, not its death.
@@ -212,6 +282,14 @@ fn ignore_file_size_signal() {
     let kind = tokio::signal::unix::SignalKind::from_raw(SIGXFSZ);
     if let Ok(mut signal) = tokio::signal::unix::signal(kind) {
         tokio::spawn(async move { while signal.recv().await.is_some() {} });
+    }
+}
+
+/// The stack that is to run.
+fn declared(args: &ServeArgs) -> Result<Stack, Failure> {
+    match &args.stack {
+        Some(path) => stack::sound(path),
+        None => Ok(wims_stack(&settings(args))),
     }
 }
 
@@ -241,7 +319,7 @@ async fn start_payments(
     mut stopped: watch::Receiver<bool>,
 ) -> Result<(String, Option<tokio::task::JoinHandle<()>>), Failure> {
     if let Some(url) = &args.payments_url {
-        return Ok((url.trim_end_matches('/').to_owned(), None));
+        return Ok((url.clone(), None));
     }
     let bad_days = &args.sandbox;
     let options = SandboxOptions {
@@ -256,7 +334,7 @@ async fn start_payments(
     };
     let sandbox = Sandbox::bind(bad_days.sandbox_listen, options)
         .await
-        .map_err(|error| Failure::new(EXIT_UNAVAILABLE, error))?;
+        .map_err(|error| sandbox_failure(&error, "--sandbox-listen"))?;
     let url = format!("http://{}", sandbox.local_addr());
     let task = tokio::spawn(sandbox.run(async move {
         let _ = stopped.wait_for(|stopped| *stopped).await;
@@ -266,8 +344,10 @@ async fn start_payments(
 
 fn start_failure(error: RuntimeError) -> Failure {
     let code = match error {
-        RuntimeError::History(_) => EXIT_DATA_DIR,
-        RuntimeError::Start(wims_runtime::StartError::Recovery(_)) => EXIT_DATA_DIR,
+        RuntimeError::History(_)
+        | RuntimeError::HistoryBehind { .. }
+        | RuntimeError::JournalBehind { .. }
+        | RuntimeError::Start(wims_runtime::StartError::Recovery(_)) => EXIT_DATA_DIR,
         RuntimeError::Start(wims_runtime::StartError::Plan(_)) | RuntimeError::Mail(_) => {
             EXIT_CONFIG
         }
@@ -284,26 +364,31 @@ async fn seed(runtime: &Runtime) -> Result<(), Failure> {
     let history = HistoryReader::open(&runtime.history_path());
     let history = history.map_err(|error| Failure::new(EXIT_DATA_DIR, error))?;
     let app = App::new(client, history, runtime.logs());
-    // A fresh journal has its first segments prepared before it takes anything.
+    // A fresh journal has its first segments prepared before it takes anything. A full disk is no
+    // reason not to serve what is there.
     for _ in 0..100 {
-        match app.call("seed-inventory", Doc::object(&[]), None).await {
-            Ok(_) => {
-                serve.abort();
-                return Ok(());
-            }
-            Err(_) => tokio::time::sleep(std::time::Duration::from_millis(50)).await,
+        if is_seeded(&app).await || app.call("seed-inventory", Doc::object(&[]), None).await.is_ok()
+        {
+            serve.abort();
+            return Ok(());
         }
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
     Err(Failure::new(
-        wims_runtime::driver::EXIT_JOURNAL_FAILED as u8,
+        EXIT_JOURNAL_FAILED as u8,
         "the journal's first segments could not be prepared; is the disk full?",
     ))
+}
+
+async fn is_seeded(app: &App) -> bool {
+    let (table, pk, sk) = (TABLE, DEFAULT_SKU.pk(), DEFAULT_SKU.sk());
+    matches!(app.query(Query::Get { table, pk, sk }).await, Ok(Answer::Item(Some(_))))
 }
 
 fn spawn_http(
     runtime: &Runtime,
     listener: TcpListener,
-    stopped: &watch::Receiver<bool>,
+    stopped: &server::Stop,
 ) -> Result<Vec<JoinHandle<()>>, Failure> {
     let (mut doors, mut threads) = (Vec::new(), Vec::new());
     for inbox in 0..HTTP_THREADS {
@@ -313,7 +398,7 @@ fn spawn_http(
             .map_err(|error| Failure::new(EXIT_DATA_DIR, error))?;
         let app = App::new(client, history, runtime.logs());
         let make = move || {
-            tokio::task::spawn_local(async move { server.serve().await });
+            tokio::spawn(async move { server.serve().await });
             app
         };
         let (door, thread) = server::spawn(format!("http-{inbox}"), stopped.clone(), make)

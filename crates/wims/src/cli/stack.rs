@@ -87,11 +87,28 @@ fn chosen(path: Option<&Path>) -> Result<Stack, Failure> {
     path.map_or_else(|| Ok(wims_stack(&settings)), read)
 }
 
-/// Reads a declaration.
+/// Reads a declaration that is to run; its warnings are logged.
 ///
 /// # Errors
-/// When it cannot be read or is no stack.
-pub fn read(path: &Path) -> Result<Stack, Failure> {
+/// When it cannot be read, or has errors: all of them are in the message.
+pub fn sound(path: &Path) -> Result<Stack, Failure> {
+    let stack = read(path)?;
+    let mut errors = Vec::new();
+    for finding in check::check(&stack, &function_names()) {
+        match finding.severity {
+            Severity::Error => errors.push(finding.to_string()),
+            Severity::Warning => tracing::warn!(%finding, "the stack may not do what is meant"),
+            Severity::Note => {}
+        }
+    }
+    if errors.is_empty() {
+        return Ok(stack);
+    }
+    let message = format!("the stack {} cannot run:\n{}", path.display(), errors.join("\n"));
+    Err(Failure::new(EXIT_CONFIG, message))
+}
+
+fn read(path: &Path) -> Result<Stack, Failure> {
     let name = path.display();
     let text = std::fs::read_to_string(path)
         .map_err(|error| Failure::new(EXIT_CONFIG, format!("cannot read {name}: {error}")))?;

@@ -75,7 +75,7 @@ fn wait_for(input: &TaskInput<'_>, line: &Line<'_>) -> [Write; 2] {
     [count, put]
 }
 
-/// `POST /inventory/{product}/{model}/receipts`: arguments `{product, model, quantity, reason?}`.
+/// `POST /inventory/{product}/{model}/receipts`: arguments `{product, model, quantity}`.
 pub fn receive_stock(input: &RouteInput<'_>) -> Result<Routed, Refusal> {
     let (sku, item) = named_item(input)?;
     let quantity = input.arguments.int("quantity").unwrap_or(0);

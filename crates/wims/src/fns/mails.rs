@@ -50,8 +50,9 @@ pub fn alerts(events: &[Doc]) -> MailText {
             ),
             (None, Some(pipe)) => writeln!(
                 text,
-                "The pipe {pipe} is paused: {reason}.\n  Its address or its credentials are \
-                 wrong. Nothing is lost; it tries one message a minute and goes on by itself."
+                "The pipe {pipe} is paused: {reason}.\n  Look at the API, its address and its \
+                 credentials. Nothing is lost; single messages find out whether it works again, \
+                 and the pipe goes on by itself."
             ),
             (None, None) => writeln!(text, "{reason}"),
         };

@@ -82,13 +82,7 @@ pub fn ship_order(input: &RouteInput<'_>) -> Result<Routed, Refusal> {
         return Ok(Routed { writes: Vec::new(), reply: order.clone() });
     }
     if fulfillment != fulfillment_status::READY {
-        return Err(Refusal {
-            kind: RefusalKind::Conflict,
-            detail: format!(
-                "order {order_id} is {}; only a READY order can be shipped",
-                order.str("status").unwrap_or("")
-            ),
-        });
+        return Err(not_ready(order_id, order.str("status").unwrap_or("")));
     }
     let (updates, shipped) = shipped(order, input.now_ms);
     let mut writes = vec![Write {
@@ -106,10 +100,35 @@ pub fn ship_order(input: &RouteInput<'_>) -> Result<Routed, Refusal> {
     Ok(Routed { writes, reply: shipped })
 }
 
+/// Why an order that is not READY for fulfillment is not shipped. Its `status` is READY already
+/// when it is reserved and paid, a moment before `MarkReady` hands it over.
+fn not_ready(order_id: &str, status: &str) -> Refusal {
+    let detail = match status {
+        "READY" => format!(
+            "order {order_id} is reserved and paid but not handed to fulfillment yet; try again"
+        ),
+        _ => format!("order {order_id} is {status}; only a READY order can be shipped"),
+    };
+    Refusal { kind: RefusalKind::Conflict, detail }
+}
+
 /// Updates that ship an order, and the order after them.
 fn shipped(order: &Doc, now_ms: u64) -> (Vec<Update>, Doc) {
     let mut updates = vec![Update::set_str("inventoryStatus", inventory_status::SHIPPED)];
     updates.extend(moved(order, "fulfillmentStatus", fulfillment_status::SHIPPED, now_ms));
     let after = Update::apply_all(&updates, order).expect("the updates only set attributes");
     (updates, after)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_that_waits_for_its_hand_over_is_not_told_that_it_must_be_ready() {
+        let told = |status| not_ready("7", status).detail;
+        let waits = "order 7 is reserved and paid but not handed to fulfillment yet; try again";
+        assert_eq!(told("READY"), waits);
+        assert_eq!(told("PENDING"), "order 7 is PENDING; only a READY order can be shipped");
+    }
 }

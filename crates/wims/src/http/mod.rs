@@ -31,7 +31,7 @@ use wims_runtime::io::{Answer, Input, Query};
 use wims_stack::Doc;
 
 use problem::Problem;
-use strict::{Fields, parse};
+use strict::{FieldError, Fields, parse};
 
 /// The largest body of a request; an order is far below it.
 pub const BODY_BYTES_MAX: usize = 64 << 10;
@@ -139,7 +139,8 @@ fn odd() -> Problem {
     Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the engine gave another answer")
 }
 
-/// Reads a body of JSON fields, refusing one that is too large, too slow or of another type.
+/// Reads a body of JSON fields, refusing one that is too large, too slow or of another type, or
+/// that comes with an idempotency key.
 pub async fn read_fields(headers: &HeaderMap, body: Body) -> Result<Fields, Problem> {
     let bytes = read_body(headers, body).await?;
     Ok(Fields::of(parse(&bytes)?))
@@ -152,7 +153,17 @@ pub async fn read_optional_fields(headers: &HeaderMap, body: Body) -> Result<Fie
     Ok(Fields::of(parse(&bytes)?))
 }
 
+/// No route honours a key yet, and whoever sends one would trust that a repeat does nothing.
+fn refuse_idempotency_key(headers: &HeaderMap) -> Result<(), Problem> {
+    if headers.contains_key("idempotency-key") {
+        let message = "is not supported yet; send the request without it".into();
+        return Err(vec![FieldError { field: "Idempotency-Key".into(), message }].into());
+    }
+    Ok(())
+}
+
 async fn read_body(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
+    refuse_idempotency_key(headers)?;
     if let Some(kind) = headers.get(header::CONTENT_TYPE) {
         let kind = kind.to_str().unwrap_or("").split(';').next().unwrap_or("").trim();
         // Scripts such as the article's send JSON as what their client says by default.

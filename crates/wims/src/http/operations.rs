@@ -127,9 +127,9 @@ pub async fn healthz() -> Response {
     json_reply(StatusCode::OK, r#"{"status":"ok"}"#.into())
 }
 
-/// `GET /readyz`: the engine answers.
+/// `GET /readyz`: the engine answers and takes new orders; 503 when it does not.
 pub async fn readyz(State(app): State<App>) -> Result<Response, Problem> {
-    app.query(Query::Queues).await?;
+    app.query(Query::Ready).await?;
     Ok(json_reply(StatusCode::OK, r#"{"status":"ready"}"#.into()))
 }
 

@@ -8,10 +8,9 @@ use serde::{Deserialize, Serialize};
 use wims_runtime::io::{Answer, Query};
 use wims_stack::{Doc, Field, Node, View};
 
-use crate::domain::{States, TABLE, inventory_status, payment_status};
+use crate::domain::{States, TABLE, fulfillment_status, inventory_status, payment_status};
 use crate::http::problem::Problem;
 use crate::http::query::{PathParameters, QueryString, next_cursor, page_before, page_limit};
-use crate::http::strict::FieldError;
 use crate::http::{App, json_reply, read_fields, read_optional_fields, rfc3339};
 
 /// More than any item allows; the item's own bound is checked by the engine.
@@ -71,6 +70,9 @@ impl<'a> OrderView<'a> {
 fn waits_for(states: &States<'_>) -> Option<&'static str> {
     match states.status() {
         "SHIPPED" => None,
+        "READY" if states.fulfillment == fulfillment_status::UNFULFILLED => {
+            Some("its hand-over to fulfillment")
+        }
         "READY" => Some("a person to ship it"),
         "ON_HOLD" if states.payment == payment_status::DECLINED => {
             Some("another payment method, or its cancellation")
@@ -92,10 +94,6 @@ pub async fn create(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    if headers.contains_key("idempotency-key") {
-        let message = "is not supported yet; send the order without it".into();
-        return Err(vec![FieldError { field: "Idempotency-Key".into(), message }].into());
-    }
     let mut fields = read_fields(&headers, body).await?;
     let customer_id = fields.customer_id("customerId");
     let quantity = fields.required_int("quantity", 1..=QUANTITY_MAX);
@@ -264,4 +262,18 @@ fn list_json(page: &[(Doc, u64)], limit: usize) -> String {
     let items = page.iter().map(|(order, _)| OrderView::of(order)).collect();
     let list = List { items, next: next_cursor(page, limit) };
     serde_json::to_string(&list).expect("a list is JSON")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ready_order_waits_for_its_hand_over_and_then_for_a_person() {
+        let ready = |fulfillment| {
+            waits_for(&States { inventory: "RESERVED", payment: "PAID", fulfillment })
+        };
+        assert_eq!(ready("UNFULFILLED"), Some("its hand-over to fulfillment"));
+        assert_eq!(ready("READY"), Some("a person to ship it"));
+    }
 }

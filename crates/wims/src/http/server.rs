@@ -3,13 +3,12 @@
 //! Promise: connections are spread evenly, and a stop finishes requests under way. It
 //! deliberately shares nothing between its threads; one task accepts for all of them.
 
-use std::cell::Cell;
 use std::convert::Infallible;
 use std::net::TcpListener;
-use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
@@ -35,6 +34,9 @@ const FLUSH_TIME: Duration = Duration::from_millis(50);
 /// Connections of one thread, at most; more wait in the listen queue.
 const CONNECTIONS_MAX: usize = 16_384;
 
+/// Says that the server stops, and by when it must have.
+pub type Stop = watch::Receiver<Option<Instant>>;
+
 /// A connection on its way to the thread that will serve it.
 type Arrival = (std::net::TcpStream, OwnedSemaphorePermit);
 
@@ -51,7 +53,7 @@ pub struct Door {
 /// When thread or runtime cannot be made.
 pub fn spawn(
     name: String,
-    stop: watch::Receiver<bool>,
+    stop: Stop,
     make: impl FnOnce() -> App + Send + 'static,
 ) -> std::io::Result<(Door, JoinHandle<()>)> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -59,14 +61,13 @@ pub fn spawn(
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let door = Door { arrivals, slots: slots.clone() };
     let thread = std::thread::Builder::new().name(name).spawn(move || {
-        let local = tokio::task::LocalSet::new();
-        local.block_on(&runtime, serve(arrived, slots, stop, make));
+        runtime.block_on(serve(arrived, slots, stop, make));
     })?;
     Ok((door, thread))
 }
 
 /// Accepts connections until `stop` says so, each for the thread that has the fewest.
-pub async fn accept(listener: TcpListener, doors: Vec<Door>, mut stop: watch::Receiver<bool>) {
+pub async fn accept(listener: TcpListener, doors: Vec<Door>, mut stop: Stop) {
     let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
     loop {
         let open = doors.iter().filter(|door| !door.arrivals.is_closed());
@@ -74,12 +75,12 @@ pub async fn accept(listener: TcpListener, doors: Vec<Door>, mut stop: watch::Re
         let Some(door) = emptiest else { return };
         let slot = tokio::select! {
             slot = door.slots.clone().acquire_owned() => slot,
-            _ = stop.wait_for(|stop| *stop) => return,
+            _ = stop.wait_for(Option::is_some) => return,
         };
         let Ok(slot) = slot else { return };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = stop.wait_for(|stop| *stop) => return,
+            _ = stop.wait_for(Option::is_some) => return,
         };
         let Ok(stream) = accepted.and_then(|(stream, _)| stream.into_std()) else {
             // Out of file descriptors: let some connections end first.
@@ -96,7 +97,7 @@ pub async fn accept(listener: TcpListener, doors: Vec<Door>, mut stop: watch::Re
 async fn serve(
     mut arrived: UnboundedReceiver<Arrival>,
     slots: Arc<Semaphore>,
-    stop: watch::Receiver<bool>,
+    stop: Stop,
     make: impl FnOnce() -> App,
 ) {
     let app = make();
@@ -104,7 +105,7 @@ async fn serve(
     while let Some((stream, slot)) = arrived.recv().await {
         let Ok(stream) = tokio::net::TcpStream::from_std(stream) else { continue };
         let (app, router, stop) = (app.clone(), router.clone(), stop.clone());
-        tokio::task::spawn_local(async move {
+        tokio::spawn(async move {
             connection(stream, app, router, stop).await;
             drop(slot);
         });
@@ -112,34 +113,31 @@ async fn serve(
     // All slots are back once the last connection has ended.
     let all = u32::try_from(CONNECTIONS_MAX).expect("a small number");
     let ended = slots.acquire_many(all);
-    let _ = tokio::time::timeout(wims_runtime::driver::STOP_PATIENCE, ended).await;
+    let deadline = *stop.borrow();
+    let deadline = deadline.unwrap_or_else(Instant::now);
+    let _ = tokio::time::timeout_at(deadline.into(), ended).await;
 }
 
 /// A request under way on a connection.
-struct UnderWay(Rc<Cell<u32>>);
+struct UnderWay(Arc<AtomicU32>);
 
 impl UnderWay {
-    fn begin(count: &Rc<Cell<u32>>) -> UnderWay {
-        count.set(count.get() + 1);
+    fn begin(count: &Arc<AtomicU32>) -> UnderWay {
+        count.fetch_add(1, Ordering::Relaxed);
         UnderWay(count.clone())
     }
 }
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-async fn connection(
-    stream: tokio::net::TcpStream,
-    app: App,
-    router: Router,
-    mut stop: watch::Receiver<bool>,
-) {
+async fn connection(stream: tokio::net::TcpStream, app: App, router: Router, mut stop: Stop) {
     let router = TowerToHyperService::new(router);
     // The one hot route goes past the router; what it does is the same function.
-    let under_way = Rc::new(Cell::new(0_u32));
+    let under_way = Arc::new(AtomicU32::new(0));
     let counted = under_way.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let counted = UnderWay::begin(&counted);
@@ -163,7 +161,7 @@ async fn connection(
     tokio::select! {
         // A client that breaks off is no trouble of ours.
         _ = served.as_mut() => return,
-        _ = stop.wait_for(|stop| *stop) => served.as_mut().graceful_shutdown(),
+        _ = stop.wait_for(Option::is_some) => served.as_mut().graceful_shutdown(),
     }
     // A connection that never had a request is not seen as idle by hyper: let it go as well.
     let mut was_quiet = false;
@@ -171,7 +169,7 @@ async fn connection(
         tokio::select! {
             _ = served.as_mut() => return,
             () = tokio::time::sleep(FLUSH_TIME) => {
-                let is_quiet = under_way.get() == 0;
+                let is_quiet = under_way.load(Ordering::Relaxed) == 0;
                 if was_quiet && is_quiet {
                     return;
                 }

@@ -131,11 +131,6 @@ impl Fields {
         self.required(name, |value| text_of(value, &chars))
     }
 
-    /// As `required_text`, but the field may be absent.
-    pub fn optional_text(&mut self, name: &str, chars: RangeInclusive<usize>) -> Option<String> {
-        self.optional(name, |value| text_of(value, &chars))
-    }
-
     /// A customer's id: 1 to 128 printable characters, not all blank, kept as they are; or an
     /// integer, taken as its decimal text.
     pub fn customer_id(&mut self, name: &str) -> Option<String> {
@@ -416,7 +411,7 @@ mod tests {
         let customer_id = fields.customer_id("customerId");
         let quantity = fields.required_int("quantity", 1..=10_000);
         let priority = fields.optional_int("priority", 0..=9);
-        let reference = fields.optional_text("reference", 1..=5);
+        let reference = fields.optional("reference", |value| text_of(value, &(1..=5)));
         let currency = fields.optional_currency("currency");
         fields.refuse("lines", "is not supported yet; send `quantity`");
         fields.finish(|| {

@@ -21,9 +21,9 @@ fn a_declined_payment_puts_the_order_on_hold_with_its_reason() {
 }
 
 #[test]
-fn a_cut_connection_after_the_charge_is_looked_up_and_charges_once() {
-    // Every charge is cut off; the look-up comes after the first wait for an unknown outcome,
-    // which a restart makes immediate: what a former life held is looked up at once.
+fn a_cut_connection_after_the_charge_is_an_unknown_outcome_that_uses_an_attempt() {
+    // Every charge is cut off. The look-up comes after the first wait, of about half a minute; the
+    // pipe's own tests, whose clock is told, see it.
     let server =
         Server::start("cut", &["--sandbox-drop-after-charge-every=1", "--sandbox-rate=50"]);
     let order = server.order("349", 1);
@@ -60,6 +60,25 @@ fn a_payments_api_that_is_not_there_defers_without_attempts() {
     let (_, page) = server.get("/queues/payments-queue/messages");
     assert_eq!(page["items"][0]["attempts"], 0, "{page}");
     assert_eq!(server.get(&format!("/orders/{order}")).1["status"], "PENDING");
+    await_condition("more deferrals", || {
+        server.metric("wims_pipe_deferrals_total{pipe=\"PaymentsPipe\"}") >= 3.0
+    });
+    let log = server.log();
+    let told = log.lines().filter(|line| line.contains("Connection refused")).count();
+    assert_eq!(told, 1, "the log says why, once a minute:\n{log}");
+}
+
+#[test]
+fn calls_without_a_known_outcome_pause_the_pipe_and_mail_the_team_once() {
+    let server =
+        Server::start("no-outcome", &["--sandbox-drop-after-charge-every=1", "--sandbox-rate=50"]);
+    for i in 0..7 {
+        server.order(&i.to_string(), 1);
+    }
+    await_condition("the team's mail", || server.outbox().len() == 1);
+    let mail = server.outbox().remove(0);
+    assert!(mail.contains("PaymentsPipe") && mail.contains("paused"), "{mail}");
+    assert_eq!(server.metric("wims_pipe_paused{pipe=\"PaymentsPipe\"}"), 1.0);
 }
 
 #[test]

@@ -51,13 +51,34 @@ fn every_error_of_a_body_is_told_at_once() {
 #[test]
 fn an_idempotency_key_is_refused_rather_than_ignored() {
     let server = Server::start("key", &[]);
-    let response = reqwest::blocking::Client::new()
-        .post(server.url("/orders"))
-        .header("idempotency-key", "abc")
-        .body(r#"{"customerId":"1","quantity":1}"#)
-        .send()
-        .expect("an answer");
-    assert_eq!(response.status(), 400);
+    let client = reqwest::blocking::Client::builder().no_proxy().build().expect("a client");
+    let writing = [
+        (Method::POST, "/orders", r#"{"customerId":"1","quantity":1}"#),
+        (Method::POST, "/orders/nobody/ship", ""),
+        (Method::PUT, "/inventory/SMALL/X", r#"{"productName":"Small"}"#),
+        (Method::POST, "/inventory/MACGUFFIN/LX/receipts", r#"{"quantity":1}"#),
+        (Method::POST, "/queues/payments-dlq/redrive", ""),
+    ];
+    for (method, path, body) in writing {
+        let request = client.request(method, server.url(path)).header("idempotency-key", "abc");
+        let response = request.body(body).send().expect("an answer");
+        assert_eq!(response.status(), 400, "{path}");
+        let problem: Value = response.json().expect("JSON");
+        assert_eq!(problem["errors"][0]["field"], "Idempotency-Key", "{path}: {problem}");
+    }
+    assert_eq!(server.get("/inventory").1["quantity"], 1_000_000);
+    assert_eq!(server.get("/inventory/SMALL/X").0, 404);
+    assert_eq!(server.get("/orders").1["items"].as_array().map(Vec::len), Some(0));
+}
+
+#[test]
+fn the_reason_of_a_receipt_is_refused_rather_than_thrown_away() {
+    let server = Server::start("reason", &[]);
+    let body = r#"{"quantity":1,"reason":"delivery 4711"}"#;
+    let (status, problem) = server.post("/inventory/MACGUFFIN/LX/receipts", body);
+    assert_eq!(status, 400, "{problem}");
+    assert_eq!(problem["errors"][0]["field"], "reason", "{problem}");
+    assert_eq!(server.get("/inventory").1["quantity"], 1_000_000);
 }
 
 #[test]

@@ -97,3 +97,36 @@ fn a_stack_with_a_dangling_reference_does_not_start_and_check_says_why() {
     assert_eq!(served.code, Some(78), "{}", served.stderr);
     assert!(served.stderr.contains("nobody"), "{}", served.stderr);
 }
+
+#[test]
+fn a_stack_the_check_finds_wrong_does_not_start() {
+    let mut stack = declaration();
+    // It refers to nothing that is missing; only the check sees that it can never match.
+    rule(&mut stack, "FulfillmentRule")["pattern"]["nowhere"] = serde_json::json!(["x"]);
+    let folder = Folder::new("wrong");
+    let path = folder.join("stack.json");
+    std::fs::write(&path, stack.to_string()).expect("written");
+    let path = path.display().to_string();
+    assert_eq!(wims(&["check", "--stack", &path]).code, Some(78));
+    let data = folder.join("data").display().to_string();
+    let served = wims(&["serve", "--listen=127.0.0.1:0", "--stack", &path, "--data-dir", &data]);
+    assert_eq!(served.code, Some(78), "{}", served.stderr);
+    assert!(served.stderr.contains("FulfillmentRule"), "{}", served.stderr);
+    assert!(!folder.join("data").exists());
+}
+
+#[test]
+fn settings_of_the_built_in_stack_are_refused_beside_another_stack() {
+    let settings = [
+        "--payments-rate=5",
+        "--payments-burst=5",
+        "--payments-in-flight=64",
+        "--payments-timeout=10",
+        "--team-email=theteam@ourcompany.com",
+    ];
+    for setting in settings {
+        let refused = wims(&["serve", "--listen=127.0.0.1:0", "--stack=stack.json", setting]);
+        assert_eq!(refused.code, Some(2), "{setting}: {}", refused.stderr);
+        assert!(refused.stderr.contains("--stack"), "{setting}: {}", refused.stderr);
+    }
+}

@@ -49,6 +49,112 @@ fn an_address_beyond_loopback_is_refused_while_there_are_no_tokens() {
     assert_eq!(refused.code, Some(78), "{}", refused.stderr);
 }
 
+#[test]
+fn the_sandboxs_port_in_use_is_told_with_its_own_flag() {
+    let server = Server::start("sandbox-port", &[]);
+    let address = server.sandbox_url.as_deref().expect("it has a sandbox");
+    let address = address.trim_start_matches("http://");
+    let folder = Folder::new("sandbox-port-2");
+    let data = folder.join("data").display().to_string();
+    let sandbox = format!("--sandbox-listen={address}");
+    let refused = wims(&["serve", "--listen=127.0.0.1:0", &sandbox, "--data-dir", &data]);
+    assert_eq!(refused.code, Some(69), "{}", refused.stderr);
+    assert!(refused.stderr.contains("--sandbox-listen"), "{}", refused.stderr);
+}
+
+#[test]
+fn a_rotten_ledger_of_the_sandbox_is_told_as_a_file_that_cannot_be_used() {
+    let mut server = Server::start("ledger", &[]);
+    assert_eq!(server.process.terminate(), Some(0));
+    let folder = server.into_folder();
+    std::fs::write(folder.join("data/payments-ledger.jsonl"), "rot\n").expect("written");
+    let refused = serve_once(&folder.join("data"));
+    assert_eq!(refused.code, Some(73), "{}", refused.stderr);
+    assert!(refused.stderr.contains("line 1 is corrupted"), "{}", refused.stderr);
+}
+
+#[test]
+fn a_directory_a_crash_left_half_made_is_taken() {
+    let folder = Folder::new("half-made");
+    let data = folder.join("data");
+    std::fs::create_dir_all(data.join("lost+found")).expect("made");
+    std::fs::write(data.join("lock"), "").expect("written");
+    std::fs::write(data.join("WIMS.new"), "A data").expect("written");
+    let server = Server::in_folder(folder, &[]);
+    server.order("349", 1);
+}
+
+/// A folder in which an order was shipped and handed to history; its id.
+fn shipped(name: &str) -> (Folder, String) {
+    let mut server = Server::start(name, &[]);
+    let order = server.order("349", 1);
+    server.await_status(&order, "READY");
+    assert_eq!(server.post(&format!("/orders/{order}/ship"), "{}").0, 200);
+    await_condition("the order to be in history", || server.metric("wims_closed_waiting") == 0.0);
+    assert_eq!(server.process.terminate(), Some(0));
+    (server.into_folder(), order)
+}
+
+#[test]
+fn a_lost_history_is_refused_and_not_made_anew() {
+    let (folder, order) = shipped("lost-history");
+    let (history, kept) = (folder.join("data/history.db"), folder.join("history.db"));
+    std::fs::rename(&history, &kept).expect("it is there");
+    // Twice: the first refusal must leave nothing that the second would take for history.
+    for _ in 0..2 {
+        let refused = serve_once(&folder.join("data"));
+        assert_eq!(refused.code, Some(73), "{}", refused.stderr);
+        let told = "history.db is missing or older than the journal";
+        assert!(refused.stderr.contains(told), "{}", refused.stderr);
+        assert!(!history.exists());
+    }
+    std::fs::rename(&kept, &history).expect("it is there");
+    let server = Server::in_folder(folder, &[]);
+    assert_eq!(server.get(&format!("/orders/{order}")).1["status"], "SHIPPED");
+}
+
+#[test]
+fn a_lost_journal_beside_a_history_is_refused() {
+    let (folder, _) = shipped("lost-journal");
+    std::fs::rename(folder.join("data/journal"), folder.join("journal")).expect("it is there");
+    let refused = serve_once(&folder.join("data"));
+    assert_eq!(refused.code, Some(73), "{}", refused.stderr);
+    assert!(refused.stderr.contains("the journal is missing or older"), "{}", refused.stderr);
+    let segments = std::fs::read_dir(folder.join("data/journal")).expect("there").count();
+    assert_eq!(segments, 0);
+}
+
+#[test]
+fn settings_that_cannot_work_are_refused_before_anything_is_touched() {
+    let folder = Folder::new("settings");
+    let data = format!("--data-dir={}", folder.join("data").display());
+    let wrong = [
+        "--payments-rate=-5",
+        "--payments-rate=nan",
+        "--payments-rate=0",
+        "--payments-burst=0",
+        "--payments-in-flight=0",
+        "--payments-timeout=0",
+        "--payments-url=foo",
+        "--payments-url=ftp://example.com",
+        "--team-email=nobody",
+        "--mail-from=nobody",
+        "--sandbox-rate=0",
+        "--sandbox-burst=0",
+        "--sandbox-decline-percent=101",
+        "--sandbox-error-percent=101",
+    ];
+    for setting in wrong {
+        let refused = wims(&["serve", "--listen=127.0.0.1:0", &data, setting]);
+        assert_eq!(refused.code, Some(2), "{setting}: {}", refused.stderr);
+        let flag = setting.split('=').next().expect("a flag");
+        assert!(refused.stderr.contains(flag), "{setting}: {}", refused.stderr);
+    }
+    let refused = wims(&["payments-sandbox", "--rate=0"]);
+    assert_eq!(refused.code, Some(2), "{}", refused.stderr);
+    assert!(!folder.join("data").exists());
+}
+
 /// Offset of the first frame of a segment.
 const FIRST_FRAME: u64 = 4096;
 

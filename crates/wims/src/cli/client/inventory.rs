@@ -27,8 +27,7 @@ pub enum InventoryCommand {
         --price 4900 --reorder-point 50\n\nA new item has no stock: see `wims inventory receive`.")]
     Put(PutArgs),
     /// Add units that have arrived
-    #[command(after_help = "Example:\n  wims inventory receive MACGUFFIN/LX 500 --reason \
-        'delivery 4711'")]
+    #[command(after_help = "Example:\n  wims inventory receive MACGUFFIN/LX 500")]
     Receive(ReceiveArgs),
 }
 
@@ -92,9 +91,6 @@ pub struct ReceiveArgs {
     sku: Sku,
     /// How many units arrived
     quantity: i64,
-    /// Why, for those who read about it later
-    #[arg(long)]
-    reason: Option<String>,
     #[command(flatten)]
     server: ServerArgs,
 }
@@ -161,10 +157,7 @@ fn put_body(args: &PutArgs) -> Value {
 
 async fn receive(args: ReceiveArgs) -> Result<(), Failure> {
     let path = ["inventory", &args.sku.product, &args.sku.model, "receipts"];
-    let mut body = json!({"quantity": args.quantity});
-    if let Some(reason) = &args.reason {
-        body["reason"] = reason.as_str().into();
-    }
+    let body = json!({"quantity": args.quantity});
     let reply = Server::at(&args.server)?.post(&path, &body).await?;
     let quantity = args.quantity;
     let [sku, on_hand, reserved] = ["sku", "onHand", "reserved"].map(|name| reply.field(name));

@@ -14,6 +14,8 @@ use crate::cli::{Failure, block_on};
 
 /// So much of a message's body fits a row.
 const BODY_CHARS_MAX: usize = 100;
+/// So much of the reason why a message is a dead letter fits a row.
+const REASON_CHARS_MAX: usize = 60;
 
 /// What can be done with queues.
 #[derive(Subcommand)]
@@ -23,7 +25,8 @@ pub enum QueueCommand {
         received now; those IN FLIGHT are being worked on; those DELAYED come back later.")]
     List(ServerArgs),
     /// Look at messages of a queue, without receiving them
-    #[command(after_help = "Example:\n  wims queue peek payments-dlq --limit 10")]
+    #[command(after_help = "Example:\n  wims queue peek payments-dlq --limit 10\n\nREASON says \
+        why a message is a dead letter.")]
     Peek(PeekArgs),
     /// Send dead letters back to the queue they came from
     #[command(after_help = "Examples:\n  wims queue redrive payments-dlq --dry-run\n  wims queue \
@@ -108,7 +111,7 @@ async fn peek(args: PeekArgs) -> Result<(), Failure> {
     let reply = Server::at(&args.server)?.get(&path, &query).await?;
     args.server.show(&reply, || messages_table().page_text(reply.items(), message_row))?;
     if !args.server.json && !reply.json["next"].is_null() {
-        eprintln!("there may be more: --limit shows up to 500; --json shows whole bodies");
+        eprintln!("there may be more: --limit shows up to 500; --json shows whole messages");
     }
     Ok(())
 }
@@ -119,6 +122,7 @@ fn messages_table() -> Table {
         ("SENT", Align::Left),
         ("RECEIVES", Align::Right),
         ("ATTEMPTS", Align::Right),
+        ("REASON", Align::Left),
         ("BODY", Align::Left),
     ])
 }
@@ -126,6 +130,8 @@ fn messages_table() -> Table {
 fn message_row(message: &Value) -> Vec<String> {
     let shown = ["messageId", "sentAt", "receiveCount", "attempts"];
     let mut row: Vec<_> = shown.iter().map(|name| cell(&message[*name])).collect();
+    let reason = &message["attributes"]["ERROR_MESSAGE"];
+    row.push(shortened(&cell(reason), REASON_CHARS_MAX));
     row.push(shortened(&message["body"].to_string(), BODY_CHARS_MAX));
     row
 }
@@ -165,8 +171,24 @@ mod tests {
             "messageId": "7", "sentAt": "2026-01-02T03:04:05.006Z", "receiveCount": 3,
             "attempts": 1, "body": {"orderId": long}
         }));
-        assert_eq!(row[..4], ["7", "2026-01-02T03:04:05.006Z", "3", "1"]);
-        assert_eq!(row[4].len(), BODY_CHARS_MAX + 3);
-        assert!(row[4].starts_with(r#"{"orderId":"xxx"#), "{}", row[4]);
+        assert_eq!(row[..5], ["7", "2026-01-02T03:04:05.006Z", "3", "1", "-"]);
+        assert_eq!(row[5].len(), BODY_CHARS_MAX + 3);
+        assert!(row[5].starts_with(r#"{"orderId":"xxx"#), "{}", row[5]);
+    }
+
+    #[test]
+    fn a_dead_letter_shows_why_it_is_one() {
+        let letter = |reason: &str| {
+            json!({
+                "messageId": "7", "sentAt": "2026-01-02T03:04:05.006Z", "receiveCount": 10,
+                "attempts": 10, "body": {"orderId": "a"},
+                "attributes": {"ERROR_MESSAGE": reason, "SOURCE_QUEUE": "payments-queue"}
+            })
+        };
+        assert_eq!(message_row(&letter("no answer in 10 s"))[4], "no answer in 10 s");
+        let row = message_row(&letter(&"x".repeat(200)));
+        assert_eq!(row[4].len(), REASON_CHARS_MAX + 3);
+        let text = messages_table().page_text(&[letter("declined")], message_row);
+        assert!(text.starts_with("MESSAGE") && text.contains("REASON"), "{text}");
     }
 }
