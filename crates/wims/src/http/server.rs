@@ -29,6 +29,8 @@ use crate::http::{App, orders};
 const IDLE_LIMIT: Duration = Duration::from_secs(120);
 /// Bytes of a request's head, at most.
 const HEAD_BYTES_MAX: usize = 64 << 10;
+/// Between two beats of a thread's own timer.
+const BEAT: Duration = Duration::from_secs(1);
 /// The last answer of a connection has this long to leave.
 const FLUSH_TIME: Duration = Duration::from_millis(50);
 /// Connections of one thread, at most; more wait in the listen queue.
@@ -102,6 +104,13 @@ async fn serve(
 ) {
     let app = make();
     let router = app.clone().router();
+    // hyper sets a timer for every head it waits for. One that is earlier than all others makes
+    // tokio wake its own thread, a system call each time; this timer is earlier than those.
+    tokio::spawn(async {
+        loop {
+            tokio::time::sleep(BEAT).await;
+        }
+    });
     while let Some((stream, slot)) = arrived.recv().await {
         let Ok(stream) = tokio::net::TcpStream::from_std(stream) else { continue };
         let (app, router, stop) = (app.clone(), router.clone(), stop.clone());
