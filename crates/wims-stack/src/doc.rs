@@ -251,16 +251,7 @@ impl<'a> View<'a> {
     #[inline]
     fn look_through(self, name: &[u8]) -> Option<View<'a>> {
         let map = Marked::of(self.bytes);
-        let mark = mark(name);
-        for (index, found) in map.marks.iter().enumerate() {
-            if *found == mark {
-                let (key, value) = map.entry(index);
-                if key == name {
-                    return Some(value);
-                }
-            }
-        }
-        None
+        map.find(name).map(|index| map.entry(index).1)
     }
 
     /// Whether this is exactly this text.
@@ -407,8 +398,23 @@ impl<'a> Marked<'a> {
         (key, View { bytes: value })
     }
 
+    #[inline]
+    fn find(&self, name: &[u8]) -> Option<usize> {
+        let mark = mark(name);
+        let marked = self.marks.iter().enumerate().filter(|(_, found)| **found == mark);
+        let mut named = marked.filter(|(index, _)| {
+            let start = self.start(*index);
+            let len = self.entries[start] as usize;
+            len == name.len() && is_same(&self.entries[start + 1..start + 1 + len], name)
+        });
+        named.next().map(|(index, _)| index)
+    }
+
     /// Where the attribute of this name is, or would be.
     fn position(&self, name: &[u8]) -> Result<usize, usize> {
+        if let Some(index) = self.find(name) {
+            return Ok(index);
+        }
         let (mut low, mut high) = (0, self.marks.len());
         while low < high {
             let middle = low.midpoint(high);
@@ -419,6 +425,21 @@ impl<'a> Marked<'a> {
             }
         }
         Err(low)
+    }
+}
+
+/// Whether names of equal length are the same; most have 8 to 16 bytes and need no call.
+#[inline]
+fn is_same(a: &[u8], b: &[u8]) -> bool {
+    if a.len() > 16 {
+        return a == b;
+    }
+    match (a.first_chunk::<8>(), b.first_chunk::<8>(), a.last_chunk::<8>(), b.last_chunk::<8>()) {
+        (Some(a), Some(b), Some(a_end), Some(b_end)) => {
+            u64::from_ne_bytes(*a) == u64::from_ne_bytes(*b)
+                && u64::from_ne_bytes(*a_end) == u64::from_ne_bytes(*b_end)
+        }
+        _ => a.iter().eq(b),
     }
 }
 

@@ -19,7 +19,7 @@ use crate::io::{Input, Now, Output};
 /// Requests waiting for the engine, at most; beyond it they are refused at the door.
 const REQUESTS_MAX: usize = 65_536;
 /// Requests one turn takes, at most: their frame is on its way while the next turn works.
-const TURN_REQUESTS_MAX: usize = 16;
+const TURN_REQUESTS_MAX: usize = 32;
 /// After the deadline of a stop, the journal has this long to close.
 const CLOSING_PATIENCE: Duration = Duration::from_secs(1);
 /// Exit code of a process whose engine panicked: `EX_SOFTWARE`.
