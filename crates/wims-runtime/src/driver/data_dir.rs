@@ -185,7 +185,7 @@ impl SegmentFiles {
 
 fn fill(path: &Path, header: &SegmentHeader) -> std::io::Result<()> {
     drop(File::create(path)?);
-    let (file, _) = open_direct(path)?;
+    let (file, _) = open_direct(path, OFlags::DIRECT)?;
     let buffer = vec![0; ZERO_CHUNK + PAGE];
     let start = buffer.as_ptr().align_offset(PAGE);
     let mut written = 0;
@@ -195,14 +195,15 @@ fn fill(path: &Path, header: &SegmentHeader) -> std::io::Result<()> {
         file.write_all_at(&buffer[start..start + piece_len], written)?;
         written += piece;
     }
+    file.sync_all()?;
     file.write_all_at(aligned(&mut Vec::new(), &header.page()), 0)?;
     file.sync_all()
 }
 
-/// Opens a file for direct, synchronous writes, which copy nothing into the system's cache; false
-/// when its file system has none and each write needs a sync.
-fn open_direct(path: &Path) -> std::io::Result<(File, bool)> {
-    let flags = i32::try_from((OFlags::DIRECT | OFlags::DSYNC).bits()).unwrap_or(0);
+/// Opens a file for direct writes, which copy nothing into the system's cache; false when its file
+/// system has none, and then each write needs a sync whatever the flags.
+fn open_direct(path: &Path, flags: OFlags) -> std::io::Result<(File, bool)> {
+    let flags = i32::try_from(flags.bits()).unwrap_or(0);
     match OpenOptions::new().write(true).custom_flags(flags).open(path) {
         Ok(file) => Ok((file, true)),
         Err(_) => Ok((OpenOptions::new().write(true).open(path)?, false)),
@@ -237,7 +238,8 @@ impl FrameWriter {
         if self.open.as_ref().is_some_and(|(open, ..)| *open == segment) {
             return Ok(());
         }
-        let (file, direct) = open_direct(&self.files.path(segment))?;
+        let (file, direct) =
+            open_direct(&self.files.path(segment), OFlags::DIRECT | OFlags::DSYNC)?;
         self.open = Some((segment, file, direct));
         Ok(())
     }

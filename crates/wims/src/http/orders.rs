@@ -94,7 +94,12 @@ pub async fn create(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let mut fields = read_fields(&headers, body).await?;
+    take(&app, &headers, body).await
+}
+
+/// Takes an order; what `POST /orders` does.
+pub async fn take(app: &App, headers: &HeaderMap, body: Body) -> Result<Response, Problem> {
+    let mut fields = read_fields(headers, body).await?;
     let customer_id = fields.customer_id("customerId");
     let quantity = fields.required_int("quantity", 1..=QUANTITY_MAX);
     for later in ["lines", "email", "paymentMethod", "shipTo", "reference"] {

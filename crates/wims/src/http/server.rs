@@ -3,16 +3,16 @@
 //! Promise: connections are spread evenly, and a stop finishes requests under way. It
 //! deliberately shares nothing between its threads; one task accepts for all of them.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::TcpListener;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::State;
 use axum::response::IntoResponse;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -21,7 +21,7 @@ use hyper::{Method, Request};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use crate::http::{App, orders};
 
@@ -111,13 +111,25 @@ async fn serve(
             tokio::time::sleep(BEAT).await;
         }
     });
+    let app = Arc::new(app);
+    let open = Arc::new(Mutex::new(HashMap::new()));
+    let mut number = 0_u64;
     while let Some((stream, slot)) = arrived.recv().await {
         let Ok(stream) = tokio::net::TcpStream::from_std(stream) else { continue };
-        let (app, router, stop) = (app.clone(), router.clone(), stop.clone());
+        number += 1;
+        let (stopper, stop) = oneshot::channel();
+        locked(&open).insert(number, stopper);
+        let (app, router, open) = (app.clone(), router.clone(), open.clone());
         tokio::spawn(async move {
             connection(stream, app, router, stop).await;
+            locked(&open).remove(&number);
             drop(slot);
         });
+    }
+    // The door is closed. Each connection has a signal of its own: one for all would be locked by
+    // every request.
+    for (_, stopper) in locked(&open).drain() {
+        let _ = stopper.send(());
     }
     // All slots are back once the last connection has ended.
     let all = u32::try_from(CONNECTIONS_MAX).expect("a small number");
@@ -125,6 +137,10 @@ async fn serve(
     let deadline = *stop.borrow();
     let deadline = deadline.unwrap_or_else(Instant::now);
     let _ = tokio::time::timeout_at(deadline.into(), ended).await;
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A request under way on a connection.
@@ -143,7 +159,12 @@ impl Drop for UnderWay {
     }
 }
 
-async fn connection(stream: tokio::net::TcpStream, app: App, router: Router, mut stop: Stop) {
+async fn connection(
+    stream: tokio::net::TcpStream,
+    app: Arc<App>,
+    router: Router,
+    stop: oneshot::Receiver<()>,
+) {
     let router = TowerToHyperService::new(router);
     // The one hot route goes past the router; what it does is the same function.
     let under_way = Arc::new(AtomicU32::new(0));
@@ -157,7 +178,7 @@ async fn connection(stream: tokio::net::TcpStream, app: App, router: Router, mut
             let _counted = counted;
             if let Some(app) = app {
                 let (head, body) = request.into_parts();
-                let created = orders::create(State(app), head.headers, Body::new(body)).await;
+                let created = orders::take(&app, &head.headers, Body::new(body)).await;
                 return Ok::<_, Infallible>(created.into_response());
             }
             router.expect("one of the two takes it").call(request).await
@@ -170,7 +191,7 @@ async fn connection(stream: tokio::net::TcpStream, app: App, router: Router, mut
     tokio::select! {
         // A client that breaks off is no trouble of ours.
         _ = served.as_mut() => return,
-        _ = stop.wait_for(Option::is_some) => served.as_mut().graceful_shutdown(),
+        _ = stop => served.as_mut().graceful_shutdown(),
     }
     // A connection that never had a request is not seen as idle by hyper: let it go as well.
     let mut was_quiet = false;
