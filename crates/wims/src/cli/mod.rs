@@ -193,15 +193,17 @@ pub fn block_on<T>(job: impl Future<Output = T>) -> Result<T, Failure> {
     Ok(runtime.map_err(|error| Failure::new(EXIT_UNAVAILABLE, error))?.block_on(job))
 }
 
-/// Ends when the process is asked to stop.
-pub async fn stop_signal() {
+/// Ends when the process is asked to stop; from the call on, not only when it is awaited, being
+/// asked does not kill the process.
+pub fn stop_signal() -> impl Future<Output = ()> {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut term), Ok(mut int)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    async move {
+        let (Ok(mut term), Ok(mut int)) = signals else {
+            return std::future::pending().await;
+        };
+        tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+    }
 }
 
 fn payments_sandbox(args: PaymentsSandboxArgs) -> Result<(), Failure> {
@@ -220,8 +222,9 @@ fn payments_sandbox(args: PaymentsSandboxArgs) -> Result<(), Failure> {
         let sandbox = Sandbox::bind(args.listen, options)
             .await
             .map_err(|error| sandbox_failure(&error, "--listen"))?;
+        let asked_to_stop = stop_signal();
         println!("http://{}", sandbox.local_addr());
-        sandbox.run(stop_signal()).await;
+        sandbox.run(asked_to_stop).await;
         Ok(())
     })?
 }

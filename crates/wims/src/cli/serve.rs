@@ -240,8 +240,9 @@ async fn serve(args: ServeArgs, listener: TcpListener) -> Result<(), Failure> {
     seed(&runtime).await?;
     let address = listener.local_addr();
     let threads = spawn_http(&runtime, listener, &stopped)?;
+    let asked_to_stop = stop_signal();
     announce(address, sandbox.is_some().then_some(payments_address.as_str()));
-    stop_signal().await;
+    asked_to_stop.await;
     tracing::info!("stopping: finishing requests and calls under way");
     // One deadline for all; and no call begins that would only be waited for.
     let deadline = Instant::now() + STOP_PATIENCE;

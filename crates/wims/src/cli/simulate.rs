@@ -36,7 +36,8 @@ pub fn run(args: &SimulateArgs) -> Result<(), Failure> {
         Some(name) => plan_with(name, args.orders)
             .ok_or_else(|| Failure::new(EXIT_CONFIG, format!("there is no bug {name}")))?,
     };
-    let totals = main_loop(args.seed..args.seed.saturating_add(args.seeds), &plan);
+    let more = args.plant.as_ref().map_or(String::new(), |name| format!(" --plant {name}"));
+    let totals = main_loop(args.seed..args.seed.saturating_add(args.seeds), &plan, &more);
     println!(
         "{} seeds kept every promise, {} did not: {} orders, {} crashes",
         totals.passed, totals.failed, totals.orders, totals.crashes

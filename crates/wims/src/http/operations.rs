@@ -7,7 +7,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use wims_runtime::histogram::Histogram;
-use wims_runtime::io::{Answer, MessageRow, Query, QueueRow, Status};
+use wims_runtime::io::{Answer, MessageRow, PipeRow, Query, QueueRow, Status};
 use wims_stack::Doc;
 
 use crate::http::problem::Problem;
@@ -168,16 +168,16 @@ fn exposition(status: &Status) -> String {
         "Age of the oldest message.",
         &of_queues(&|row| row.oldest_age_s as f64),
     );
-    for pipe in &status.pipes {
-        let row = |value: f64| vec![(label("pipe", &pipe.name), value)];
-        gauge("wims_pipe_calls_total", "Calls made.", &row(pipe.calls as f64));
-        gauge("wims_pipe_look_ups_total", "Look-ups made.", &row(pipe.look_ups as f64));
-        gauge("wims_pipe_deferrals_total", "Calls deferred.", &row(pipe.deferrals as f64));
-        gauge("wims_pipe_unknowns_total", "Unknown outcomes.", &row(pipe.unknowns as f64));
-        gauge("wims_pipe_in_flight", "Calls under way.", &row(pipe.in_flight as f64));
-        gauge("wims_pipe_rate_per_second", "The learned rate.", &row(pipe.rate_per_second));
-        gauge("wims_pipe_paused", "Whether it is paused.", &row(f64::from(pipe.paused)));
-    }
+    let of_pipes = |value: &dyn Fn(&PipeRow) -> f64| -> Vec<(String, f64)> {
+        status.pipes.iter().map(|row| (label("pipe", &row.name), value(row))).collect()
+    };
+    gauge("wims_pipe_calls_total", "Calls made.", &of_pipes(&|row| row.calls as f64));
+    gauge("wims_pipe_look_ups_total", "Look-ups made.", &of_pipes(&|row| row.look_ups as f64));
+    gauge("wims_pipe_deferrals_total", "Calls deferred.", &of_pipes(&|row| row.deferrals as f64));
+    gauge("wims_pipe_unknowns_total", "Unknown outcomes.", &of_pipes(&|row| row.unknowns as f64));
+    gauge("wims_pipe_in_flight", "Calls under way.", &of_pipes(&|row| row.in_flight as f64));
+    gauge("wims_pipe_rate_per_second", "The learned rate.", &of_pipes(&|row| row.rate_per_second));
+    gauge("wims_pipe_paused", "Whether it is paused.", &of_pipes(&|row| f64::from(row.paused)));
     gauge("wims_change_lag", "Changes not through the pipe.", &one(status.change_lag as u64));
     gauge("wims_journal_sequence", "The last record.", &one(status.seq));
     gauge("wims_journal_durable_sequence", "The last durable record.", &one(status.durable_seq));

@@ -139,8 +139,9 @@ pub enum Fact {
     Read(Vec<Doc>),
 }
 
-/// Runs the seeds one after the other and prints those that fail.
-pub fn main_loop(seeds: Range<u64>, plan: &SimPlan) -> SimTotals {
+/// Runs the seeds one after the other and prints those that fail, with the command that repeats
+/// each; `more` is what it takes besides seed and orders.
+pub fn main_loop(seeds: Range<u64>, plan: &SimPlan, more: &str) -> SimTotals {
     let mut totals = SimTotals::default();
     for seed in seeds {
         match run_seed(seed, plan) {
@@ -152,7 +153,7 @@ pub fn main_loop(seeds: Range<u64>, plan: &SimPlan) -> SimTotals {
             Err(failure) => {
                 totals.failed += 1;
                 println!(
-                    "{failure}\n  once more: wims simulate --seed {seed} --orders {}",
+                    "{failure}\n  once more: wims simulate --seed {seed} --orders {}{more}",
                     plan.orders
                 );
             }
