@@ -254,12 +254,6 @@ impl<'a> View<'a> {
         map.find(name).map(|index| map.entry(index).1)
     }
 
-    /// Whether this is exactly this text.
-    #[inline]
-    pub fn is_text(self, text: &str) -> bool {
-        self.text_bytes() == Some(text.as_bytes())
-    }
-
     /// The bytes of the text, if this is text.
     #[inline]
     pub fn text_bytes(self) -> Option<&'a [u8]> {

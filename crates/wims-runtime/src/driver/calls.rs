@@ -5,13 +5,13 @@
 //! nothing.
 
 use std::collections::{HashMap, HashSet};
-use std::error::Error;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use wims_stack::{Doc, json};
 
+use crate::driver::{locked, with_causes};
 use crate::io::{ApiCall, CallReply};
 
 /// The API answers this soon that it is there, or nothing was sent.
@@ -66,7 +66,7 @@ impl Caller {
     /// Says in the log that an API cannot be reached, or can again.
     fn tell(&self, api: &str, reply: &CallReply) {
         let now = Instant::now();
-        let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut troubles = locked(&self.troubles);
         match reply {
             CallReply::NotSent(reason) if troubles.is_due(api, reason, now) => {
                 tracing::warn!(api, reason, "calls of an API cannot be sent; they wait");
@@ -111,15 +111,7 @@ impl Caller {
 /// What went wrong, down to its cause. Without the URL, so that it is the same for every call; an
 /// error holds no headers, so none can show.
 fn reason_of(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut reason = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        reason.push_str(": ");
-        reason.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    reason
+    with_causes(&error.without_url())
 }
 
 /// What the log was told of APIs that cannot be reached.

@@ -186,13 +186,13 @@ impl SegmentFiles {
 fn fill(path: &Path, header: &SegmentHeader) -> std::io::Result<()> {
     drop(File::create(path)?);
     let (file, _) = open_direct(path, OFlags::DIRECT)?;
-    let buffer = vec![0; ZERO_CHUNK + PAGE];
-    let start = buffer.as_ptr().align_offset(PAGE);
+    let mut buffer = Vec::new();
+    let zeroes = aligned(&mut buffer, &vec![0; ZERO_CHUNK]);
     let mut written = 0;
     while written < header.bytes {
         let piece = (header.bytes - written).min(ZERO_CHUNK as u64);
         let piece_len = usize::try_from(piece).expect("a chunk fits into memory");
-        file.write_all_at(&buffer[start..start + piece_len], written)?;
+        file.write_all_at(&zeroes[..piece_len], written)?;
         written += piece;
     }
     file.sync_all()?;

@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::driver::Ending;
 use crate::driver::inbox::ReplyInbox;
 use crate::driver::world::World;
+use crate::driver::{Ending, locked};
 use crate::engine::Engine;
 use crate::io::{Input, Now, Output};
 
@@ -374,8 +374,4 @@ impl Clock {
             mono_us: u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX),
         }
     }
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

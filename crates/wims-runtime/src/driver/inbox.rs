@@ -3,11 +3,12 @@
 //! Promise: one wake-up a group, not one an order: a thread is told of all its replies at once,
 //! and takes a turn with all requests it has read.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::{Notify, oneshot};
 
 use crate::driver::hub::Hub;
+use crate::driver::locked;
 use crate::io::{Answer, Input, Ticket};
 
 /// The replies of one thread.
@@ -136,8 +137,4 @@ impl Drop for Leaving<'_> {
     fn drop(&mut self) {
         self.0.ring();
     }
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -14,8 +14,9 @@ pub mod mail;
 mod world;
 
 use std::collections::HashMap;
+use std::error::Error;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -232,4 +233,22 @@ fn check_history(path: &Path, found: u64, engine: &Engine) -> Result<(), Runtime
         return Err(RuntimeError::JournalBehind { path: path.into(), found, durable });
     }
     Ok(())
+}
+
+/// The value of a mutex. Whoever panicked while holding it has left it whole: what is kept in one
+/// here is changed in single steps, and the engine's own lock ends the process instead.
+pub fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// An error and what caused it, in one line.
+pub fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
 }

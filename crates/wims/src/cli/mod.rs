@@ -33,8 +33,10 @@ use crate::sandbox::{Sandbox, SandboxError, SandboxOptions};
         once in effect: stock reserved, payment charged at the pace the payments provider takes, \
         fulfilment.",
     after_help = "Exit codes: 0 well, 1 the request was refused or found nothing, 2 wrong usage, \
-        69 a server or port is not available, 70 the engine met a bug and stopped, 73 the data directory or a file cannot be used, 74 \
-        the journal could not be written, 78 the stack or a setting is wrong."
+        69 a server or port is not available, 70 the engine met a bug and stopped, 73 the data \
+        directory or a file cannot be used, or history.db and the journal are not of one backup, \
+        74 the journal could not be written, or not to its end in a stop, 78 the stack or a \
+        setting is wrong."
 )]
 pub struct Cli {
     #[command(subcommand)]

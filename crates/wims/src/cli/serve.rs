@@ -22,7 +22,6 @@ use wims_runtime::driver::{
     EXIT_JOURNAL_FAILED, Ending, Runtime, RuntimeError, RuntimeOptions, STOP_PATIENCE,
     check_mail_address,
 };
-use wims_runtime::io::{Answer, Query};
 use wims_runtime::{EngineOptions, engine::SEGMENT_BYTES};
 use wims_stack::{Doc, Stack};
 
@@ -32,9 +31,9 @@ use crate::cli::{
     sandbox_failure, stack, stop_signal,
 };
 use crate::constructs::payments_api::{PAYMENTS_API, PaymentsPace};
-use crate::domain::{DEFAULT_SKU, TABLE};
+use crate::domain::DEFAULT_SKU;
 use crate::fns;
-use crate::http::{App, server};
+use crate::http::{App, inventory, server};
 use crate::sandbox::{Sandbox, SandboxOptions};
 use crate::stack::{Settings, wims_stack};
 
@@ -368,7 +367,8 @@ async fn seed(runtime: &Runtime) -> Result<(), Failure> {
     // A fresh journal has its first segments prepared before it takes anything. A full disk is no
     // reason not to serve what is there.
     for _ in 0..100 {
-        if is_seeded(&app).await || app.call("seed-inventory", Doc::object(&[]), None).await.is_ok()
+        if inventory::find(&app, &DEFAULT_SKU).await.is_ok()
+            || app.call("seed-inventory", Doc::object(&[]), None).await.is_ok()
         {
             serve.abort();
             return Ok(());
@@ -379,11 +379,6 @@ async fn seed(runtime: &Runtime) -> Result<(), Failure> {
         EXIT_JOURNAL_FAILED as u8,
         "the journal's first segments could not be prepared; is the disk full?",
     ))
-}
-
-async fn is_seeded(app: &App) -> bool {
-    let (table, pk, sk) = (TABLE, DEFAULT_SKU.pk(), DEFAULT_SKU.sk());
-    matches!(app.query(Query::Get { table, pk, sk }).await, Ok(Answer::Item(Some(_))))
 }
 
 fn spawn_http(

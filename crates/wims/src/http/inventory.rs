@@ -10,7 +10,7 @@ use wims_stack::{Doc, Field, View};
 
 use crate::domain::{DEFAULT_SKU, STOCK_MAX, Sku, TABLE, flat_item};
 use crate::http::problem::Problem;
-use crate::http::query::{PathParameters, QueryString, next_cursor, page_before, page_limit};
+use crate::http::query::{PathParameters, QueryString, page_before, page_json, page_limit};
 use crate::http::{App, json_reply, odd, read_fields};
 
 /// An item as it is shown.
@@ -78,7 +78,11 @@ fn sku<'a>(product: &'a str, model: &'a str) -> Result<Sku<'a>, Problem> {
     })
 }
 
-async fn find(app: &App, sku: &Sku<'_>) -> Result<Doc, Problem> {
+/// The item of a sku, as it is shown.
+///
+/// # Errors
+/// When there is none, or the engine cannot be asked.
+pub async fn find(app: &App, sku: &Sku<'_>) -> Result<Doc, Problem> {
     let query = Query::Get { table: TABLE, pk: sku.pk(), sk: sku.sk() };
     let Answer::Item(item) = app.query(query).await? else { return Err(odd()) };
     let item = item.map(|(item, _)| flat_item(&item));
@@ -104,18 +108,7 @@ pub async fn items(
     let list = Query::List { table: TABLE, attribute: "catalog", value, before, limit };
     let Answer::Items(mut page) = app.query(list).await? else { return Err(odd()) };
     page.iter_mut().for_each(|(item, _)| *item = flat_item(item));
-    Ok(json_reply(StatusCode::OK, list_json(&page, limit)))
-}
-
-fn list_json(page: &[(Doc, u64)], limit: usize) -> String {
-    #[derive(Serialize)]
-    struct List<'a> {
-        items: Vec<ItemView<'a>>,
-        next: Option<String>,
-    }
-    let items = page.iter().map(|(item, _)| ItemView::of(item)).collect();
-    let list = List { items, next: next_cursor(page, limit) };
-    serde_json::to_string(&list).expect("a list is JSON")
+    Ok(json_reply(StatusCode::OK, page_json(&page, limit, ItemView::of)))
 }
 
 /// `PUT /inventory/{product}/{model}`.

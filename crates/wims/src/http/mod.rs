@@ -14,7 +14,7 @@ pub mod strict;
 
 use std::collections::HashMap;
 use std::future::poll_fn;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -26,6 +26,7 @@ use axum::routing::{get, post};
 use http_body_util::BodyExt;
 use wims_runtime::driver::history::HistoryReader;
 use wims_runtime::driver::inbox::Client;
+use wims_runtime::driver::locked;
 use wims_runtime::driver::log::LogReader;
 use wims_runtime::io::{Answer, Input, Query};
 use wims_stack::Doc;
@@ -116,9 +117,7 @@ impl App {
         + 'static,
     ) -> Result<T, Problem> {
         let history = self.history.clone();
-        let answer = tokio::task::spawn_blocking(move || {
-            read(&history.lock().unwrap_or_else(PoisonError::into_inner))
-        });
+        let answer = tokio::task::spawn_blocking(move || read(&locked(&history)));
         match answer.await {
             Ok(Ok(found)) => Ok(found),
             Ok(Err(error)) => {

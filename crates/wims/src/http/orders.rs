@@ -10,7 +10,7 @@ use wims_stack::{Doc, Field, Node, View};
 
 use crate::domain::{States, TABLE, fulfillment_status, inventory_status, payment_status};
 use crate::http::problem::Problem;
-use crate::http::query::{PathParameters, QueryString, next_cursor, page_before, page_limit};
+use crate::http::query::{PathParameters, QueryString, page_before, page_json, page_limit};
 use crate::http::{App, json_reply, read_fields, read_optional_fields, rfc3339};
 
 /// More than any item allows; the item's own bound is checked by the engine.
@@ -197,7 +197,7 @@ pub async fn list(
         return Err(Problem::bad_request(detail));
     }
     let page = page(&app, &query, before, limit).await?;
-    Ok(json_reply(StatusCode::OK, list_json(&page, limit)))
+    Ok(json_reply(StatusCode::OK, page_json(&page, limit, OrderView::of)))
 }
 
 /// One page: open orders from the engine and closed ones from history, merged by creation.
@@ -256,17 +256,6 @@ async fn batch(
     items.dedup_by_key(|(_, created)| *created);
     items.truncate(limit);
     Ok(items)
-}
-
-fn list_json(page: &[(Doc, u64)], limit: usize) -> String {
-    #[derive(Serialize)]
-    struct List<'a> {
-        items: Vec<OrderView<'a>>,
-        next: Option<String>,
-    }
-    let items = page.iter().map(|(order, _)| OrderView::of(order)).collect();
-    let list = List { items, next: next_cursor(page, limit) };
-    serde_json::to_string(&list).expect("a list is JSON")
 }
 
 #[cfg(test)]

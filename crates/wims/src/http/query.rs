@@ -6,6 +6,7 @@
 use axum::extract::{FromRequestParts, Path, Query};
 use axum::http::Uri;
 use axum::http::request::Parts;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use wims_stack::Doc;
 
@@ -73,16 +74,32 @@ pub fn page_limit(parameter: &str, asked: Option<usize>) -> Result<usize, Proble
 /// newest first.
 ///
 /// # Errors
-/// When it is not what [`next_cursor`] gave.
+/// When it is not what an earlier page gave.
 pub fn page_before(cursor: Option<&str>) -> Result<u64, Problem> {
     let Some(cursor) = cursor else { return Ok(BEFORE_MAX) };
     let refused = |_| Problem::bad_request("cursor is what an earlier page gave as `next`");
     cursor.parse::<u64>().map_err(refused)
 }
 
+/// A page as JSON, `{"items": [...], "next": ...}`: each row as `view` shows it.
+pub fn page_json<'a, T: Serialize>(
+    page: &'a [(Doc, u64)],
+    limit: usize,
+    view: impl Fn(&'a Doc) -> T,
+) -> String {
+    #[derive(Serialize)]
+    struct Page<T> {
+        items: Vec<T>,
+        next: Option<String>,
+    }
+    let items = page.iter().map(|(row, _)| view(row)).collect();
+    let page = Page { items, next: next_cursor(page, limit) };
+    serde_json::to_string(&page).expect("a page is JSON")
+}
+
 /// The cursor of the page after this one, whose rows come with their creation, newest first;
 /// `None` when it is not full, which says that it is the last.
-pub fn next_cursor(page: &[(Doc, u64)], limit: usize) -> Option<String> {
+fn next_cursor(page: &[(Doc, u64)], limit: usize) -> Option<String> {
     let last = page.last().filter(|_| page.len() == limit);
     last.map(|(_, created)| created.to_string())
 }

@@ -13,13 +13,13 @@ pub mod order;
 pub mod queue;
 mod table;
 
-use std::error::Error;
 use std::io::{self, Write};
 use std::time::Duration;
 
 use clap::Args;
 use reqwest::{Method, StatusCode, Url};
 use serde_json::Value;
+use wims_runtime::driver::with_causes;
 
 use crate::cli::{EXIT_REFUSED, EXIT_UNAVAILABLE, Failure};
 
@@ -166,18 +166,6 @@ fn refused(status: StatusCode, text: &str) -> Failure {
         _ => format!("the server answered {status} {}", table::shortened(text, DETAIL_CHARS_MAX)),
     };
     Failure::new(EXIT_REFUSED, message.trim_end())
-}
-
-/// An error and what caused it, in one line.
-fn with_causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 /// Prints text as it is.
