@@ -22,6 +22,52 @@ pub struct Item {
     pub created: u64,
     /// Sequence of its last change.
     pub changed: u64,
+    key: Key,
+}
+
+/// Where the key of an item is in the bytes of its document, as offset and length: looked for
+/// once, asked for often.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Key {
+    pk: (u32, u32),
+    sk: (u32, u32),
+}
+
+impl Item {
+    fn new(doc: Doc, created: u64, changed: u64) -> Item {
+        Item { key: Key::of(&doc), doc, created, changed }
+    }
+
+    fn pk(&self) -> &[u8] {
+        self.key.pk(&self.doc)
+    }
+
+    fn sk(&self) -> &[u8] {
+        self.key.sk(&self.doc)
+    }
+}
+
+impl Key {
+    fn of(doc: &Doc) -> Key {
+        let place = |text: &[u8]| {
+            let at = (text.as_ptr() as usize).wrapping_sub(doc.bytes().as_ptr() as usize);
+            // No text is anywhere.
+            (if text.is_empty() { 0 } else { at as u32 }, text.len() as u32)
+        };
+        Key { pk: place(text_bytes(doc, PARTITION_KEY)), sk: place(text_bytes(doc, SORT_KEY)) }
+    }
+
+    fn pk(self, doc: &Doc) -> &[u8] {
+        at_place(doc, self.pk)
+    }
+
+    fn sk(self, doc: &Doc) -> &[u8] {
+        at_place(doc, self.sk)
+    }
+}
+
+fn at_place(doc: &Doc, (at, len): (u32, u32)) -> &[u8] {
+    &doc.bytes()[at as usize..][..len as usize]
 }
 
 /// The items of one table; see the module.
@@ -105,13 +151,17 @@ impl Items {
 
     /// Sets or removes the item with the key of `old` or `new`.
     pub fn set(&mut self, key: &Doc, new: Option<Doc>, created: u64, seq: u64) {
-        let (pk, sk) = (text_bytes(key, PARTITION_KEY), text_bytes(key, SORT_KEY));
-        let slot = self.slot_of(pk, sk);
-        match (slot, new) {
-            (Some(slot), Some(doc)) => self.replace(slot, Item { doc, created, changed: seq }),
-            (Some(slot), None) => self.remove(slot),
-            (None, Some(doc)) => self.insert(pk, sk, Item { doc, created, changed: seq }),
-            (None, None) => {}
+        let Some(doc) = new else {
+            let place = Key::of(key);
+            if let Some(slot) = self.slot_of(place.pk(key), place.sk(key)) {
+                self.remove(slot);
+            }
+            return;
+        };
+        let item = Item::new(doc, created, seq);
+        match self.slot_of(item.pk(), item.sk()) {
+            Some(slot) => self.replace(slot, item),
+            None => self.insert(item),
         }
     }
 
@@ -129,9 +179,10 @@ impl Items {
         &self.table.unstreamed
     }
 
-    /// Whether changes of an item with this partition key are in the stream.
-    pub fn is_streamed(&self, pk: &str) -> bool {
-        !self.table.unstreamed.iter().any(|prefix| pk.starts_with(prefix))
+    /// Whether changes of an item are in the stream: a matter of its partition key.
+    pub fn is_streamed(&self, item: &Doc) -> bool {
+        let pk = text_bytes(item, PARTITION_KEY);
+        !self.table.unstreamed.iter().any(|prefix| pk.starts_with(prefix.as_bytes()))
     }
 
     /// How many closed items wait for history.
@@ -211,14 +262,14 @@ impl Items {
 
     fn slot_of(&self, pk: &[u8], sk: &[u8]) -> Option<u32> {
         let is = |slot| {
-            let doc = &self.at(slot).doc;
-            text_bytes(doc, SORT_KEY) == sk && text_bytes(doc, PARTITION_KEY) == pk
+            let item = self.at(slot);
+            item.sk() == sk && item.pk() == pk
         };
         self.by_key.find(self.key_hash(pk, sk), is)
     }
 
-    fn insert(&mut self, pk: &[u8], sk: &[u8], item: Item) {
-        let hash = self.key_hash(pk, sk);
+    fn insert(&mut self, item: Item) {
+        let hash = self.key_hash(item.pk(), item.sk());
         self.heap_bytes += item.doc.heap_bytes();
         let slot = self.slots.add(item);
         self.by_key.insert(hash, slot);
@@ -232,13 +283,12 @@ impl Items {
         let old = self.at(slot).doc.clone();
         self.heap_bytes += item.doc.heap_bytes();
         self.heap_bytes -= old.heap_bytes();
-        let pk = text_bytes(&old, PARTITION_KEY);
         for at in 0..self.indexes.len() {
             let index = &self.indexes[at];
             let same =
                 |a: Option<View<'_>>, b: Option<View<'_>>| a.map(View::bytes) == b.map(View::bytes);
             let name = &index.index.attribute;
-            if !pk.starts_with(index.index.prefix.as_bytes())
+            if !item.pk().starts_with(index.index.prefix.as_bytes())
                 || same(old.get(name), item.doc.get(name))
             {
                 continue;
@@ -260,16 +310,14 @@ impl Items {
             index.remove(&self.slots, &self.hasher, slot);
         }
         let Some(item) = self.slots.remove(slot) else { return };
-        let (pk, sk) = (text_bytes(&item.doc, PARTITION_KEY), text_bytes(&item.doc, SORT_KEY));
-        self.by_key.remove(self.key_hash(pk, sk), slot);
+        self.by_key.remove(self.key_hash(item.pk(), item.sk()), slot);
         self.heap_bytes -= item.doc.heap_bytes();
     }
 
     fn note_closed(&mut self, slot: u32) {
         let item = self.at(slot);
-        let pk = text_bytes(&item.doc, PARTITION_KEY);
         let is_closed = self.table.closed.iter().any(|closed| {
-            pk.starts_with(closed.prefix.as_bytes()) && closed.when.holds(Some(&item.doc))
+            item.pk().starts_with(closed.prefix.as_bytes()) && closed.when.holds(Some(&item.doc))
         });
         if is_closed {
             self.closed.push_back((item.changed, slot));
@@ -279,9 +327,8 @@ impl Items {
 
 impl ItemIndex {
     fn value<'a>(&self, item: &'a Item) -> Option<&'a [u8]> {
-        let value = item.doc.get(&self.index.attribute).and_then(View::text_bytes)?;
-        let pk = text_bytes(&item.doc, PARTITION_KEY);
-        pk.starts_with(self.index.prefix.as_bytes()).then_some(value)
+        let is_indexed = item.pk().starts_with(self.index.prefix.as_bytes());
+        is_indexed.then(|| item.doc.get(&self.index.attribute)?.text_bytes())?
     }
 
     fn insert(&mut self, slots: &Slots<Item>, hasher: &DefaultHashBuilder, slot: u32) {
@@ -319,7 +366,7 @@ fn count(counts: &mut Vec<(String, usize)>, value: &[u8], by: isize) {
 }
 
 /// The text of an attribute as bytes, which need no check; empty when missing.
-fn text_bytes<'a>(doc: &'a Doc, attribute: &str) -> &'a [u8] {
+pub(crate) fn text_bytes<'a>(doc: &'a Doc, attribute: &str) -> &'a [u8] {
     doc.get(attribute).and_then(View::text_bytes).unwrap_or(b"")
 }
 

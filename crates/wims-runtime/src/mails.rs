@@ -158,11 +158,14 @@ impl Engine {
         }
         let plan = self.plan.clone();
         self.note_served(&plan, mail, result);
+        let visible_at_ms = self.next_try_ms(mail);
         for id in &mail.messages {
             match result {
                 MailResult::Sent => self.delete(mail.queue, *id),
                 MailResult::Rejected(reason) => self.bury_mail(&plan, mail.queue, *id, reason),
-                MailResult::Retry(reason) => self.retry_mail(&plan, mail.queue, *id, reason),
+                MailResult::Retry(reason) => {
+                    self.retry_mail(&plan, mail.queue, *id, visible_at_ms, reason);
+                }
             }
         }
     }
@@ -181,15 +184,21 @@ impl Engine {
         }
     }
 
-    fn retry_mail(&mut self, plan: &Plan, queue: u16, id: u64, reason: &str) {
+    /// When a mail is tried again: all of a digest at once, so that it stays one mail.
+    fn next_try_ms(&mut self, mail: &MailId) -> u64 {
+        let queue = self.state.queue(mail.queue);
+        let tries = mail.messages.iter().filter_map(|id| Some(queue.get(*id)?.attempts));
+        let longest = (5_000u64 << tries.max().unwrap_or(0).min(16)).min(RETRY_MAX_MS);
+        self.state.clock_ms + self.rng.u64(longest / 2..=longest)
+    }
+
+    fn retry_mail(&mut self, plan: &Plan, queue: u16, id: u64, visible_at_ms: u64, reason: &str) {
         let Some(message) = self.state.queue(queue).get(id) else { return };
         let (receives, attempts) = (message.receives, message.attempts + 1);
         let redrive = plan.queues.get(&queue).and_then(|queue| queue.redrive);
         if attempts >= redrive.map_or(ATTEMPTS_MAX, |(_, receives_max)| receives_max) {
             return self.bury_mail(plan, queue, id, reason);
         }
-        let longest = (5_000u64 << (attempts - 1).min(16)).min(RETRY_MAX_MS);
-        let visible_at_ms = self.state.clock_ms + self.rng.u64(longest / 2..=longest);
         let hidden = Hidden { queue, id, visible_at_ms, receives, attempts, held: false };
         self.emit(Cause::default(), Record::Hidden(hidden));
     }

@@ -443,33 +443,11 @@ fn write_change(to: &mut Vec<u8>, change: &Change) {
 /// Old values of attributes that changed or went, and names of attributes that are new.
 fn old_values<'a>(old: &'a Doc, new: &'a Doc) -> (Vec<(&'a str, Field<'a>)>, Vec<&'a str>) {
     let (mut had, mut new_names) = (Vec::new(), Vec::new());
-    let attributes = |doc: &'a Doc| doc.view().as_map().expect("an item is a map");
-    let (mut old, mut new) = (attributes(old), attributes(new));
-    let (mut was, mut is) = (old.next_raw(), new.next_raw());
-    loop {
-        match (was, is) {
-            (None, None) => return (had, new_names),
-            (Some((name, value)), other) if other.is_none_or(|(other, _)| name < other) => {
-                had.push((as_name(name), Field::View(value)));
-                was = old.next_raw();
-            }
-            (Some((name, before)), Some((other, after))) if name == other => {
-                if before.bytes() != after.bytes() {
-                    had.push((as_name(name), Field::View(before)));
-                }
-                (was, is) = (old.next_raw(), new.next_raw());
-            }
-            (_, Some((name, _))) => {
-                new_names.push(as_name(name));
-                is = new.next_raw();
-            }
-            (Some(_), None) => unreachable!("an attribute without a counterpart was taken above"),
-        }
-    }
-}
-
-fn as_name(name: &[u8]) -> &str {
-    std::str::from_utf8(name).expect("documents are checked when they are read")
+    old.view().differences(new.view(), |name, before, _| match before {
+        Some(before) => had.push((name, Field::View(before))),
+        None => new_names.push(name),
+    });
+    (had, new_names)
 }
 
 struct Reader<'a> {

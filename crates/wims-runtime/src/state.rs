@@ -188,7 +188,7 @@ impl State {
         let Some(image) = change.new.as_ref().or(change.old.as_ref()) else { return };
         // Without a reader nobody would ever have seen it.
         let is_read = !self.consumers.is_empty();
-        if is_read && self.table(change.table).is_streamed(text(image, PARTITION_KEY)) {
+        if is_read && self.table(change.table).is_streamed(image) {
             let Change { table, old, new, .. } = change;
             self.stream.push_back(StreamChange { seq, wall_ms, replay, table, old, new });
         }

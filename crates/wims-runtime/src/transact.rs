@@ -9,7 +9,7 @@ use wims_stack::table::{
 };
 
 use crate::engine::{Cause, Engine};
-use crate::items::text;
+use crate::items::text_bytes;
 use crate::record::{Change, Record};
 
 /// Why a transaction wrote nothing.
@@ -71,7 +71,8 @@ impl Engine {
         }
         let new = match &write.action {
             Action::Put(doc) => {
-                if text(doc, PARTITION_KEY) != write.pk || text(doc, SORT_KEY) != write.sk {
+                let key = (text_bytes(doc, PARTITION_KEY), text_bytes(doc, SORT_KEY));
+                if key != (write.pk.as_bytes(), write.sk.as_bytes()) {
                     return Err(TransactFailure::Shape(format!("{} under another key", write.sk)));
                 }
                 Some(doc.clone())
@@ -98,3 +99,6 @@ fn check_shape(writes: &[Write]) -> Result<(), TransactFailure> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -146,16 +146,19 @@ impl Doc {
     }
 
     /// The value of an attribute, borrowed.
+    #[inline]
     pub fn get(&self, name: &str) -> Option<View<'_>> {
         self.view().get(name)
     }
 
     /// The text of an attribute, or `None` when it is missing or no text.
+    #[inline]
     pub fn str(&self, name: &str) -> Option<&str> {
         self.get(name)?.as_str()
     }
 
     /// The whole number of an attribute, or `None` when it is missing or none.
+    #[inline]
     pub fn int(&self, name: &str) -> Option<i64> {
         self.get(name)?.as_int()
     }
@@ -240,18 +243,10 @@ impl<'a> View<'a> {
     #[inline]
     pub fn get(self, name: &str) -> Option<View<'a>> {
         match self.bytes[0] {
-            MAP => self.look_through(name.as_bytes()),
+            MAP => look_through(self.bytes, name.as_bytes(), mark(name.as_bytes())),
             WIDE_MAP => MapView::of(self.bytes).find(|(key, _)| *key == name).map(|(_, v)| v),
             _ => None,
         }
-    }
-
-    /// Names with another mark are passed over without being compared; items are small, so this
-    /// is faster than bisection.
-    #[inline]
-    fn look_through(self, name: &[u8]) -> Option<View<'a>> {
-        let map = Marked::of(self.bytes);
-        map.find(name).map(|index| map.entry(index).1)
     }
 
     /// The bytes of the text, if this is text.
@@ -296,10 +291,81 @@ impl<'a> View<'a> {
         }
     }
 
+    /// Calls `each` with every attribute in which two maps differ: its name and its values here
+    /// and there, in ascending order of names.
+    ///
+    /// # Panics
+    /// When one of the two is no map.
+    pub fn differences(
+        self,
+        other: View<'a>,
+        mut each: impl FnMut(&'a str, Option<View<'a>>, Option<View<'a>>),
+    ) {
+        let (here, there) = (Attributes::of(self), Attributes::of(other));
+        let (mut i, mut j) = (0, 0);
+        while let (Some(a), Some(b)) = (here.raw(i), there.raw(j)) {
+            if a == b {
+                (i, j) = (i + 1, j + 1);
+                continue;
+            }
+            let ((name, value), (other_name, other_value)) = (split(a), split(b));
+            let order = name.cmp(other_name);
+            match order {
+                Ordering::Less => each(checked_str(name), Some(value), None),
+                Ordering::Equal => each(checked_str(name), Some(value), Some(other_value)),
+                Ordering::Greater => each(checked_str(other_name), None, Some(other_value)),
+            }
+            i += usize::from(order.is_le());
+            j += usize::from(order.is_ge());
+        }
+        for (name, value) in (i..).map_while(|i| here.raw(i)).map(split) {
+            each(checked_str(name), Some(value), None);
+        }
+        for (name, value) in (j..).map_while(|j| there.raw(j)).map(split) {
+            each(checked_str(name), None, Some(value));
+        }
+    }
+
     /// A document of its own, copied.
     pub fn to_doc(self) -> Doc {
         Doc::from_slice(self.bytes)
     }
+}
+
+/// Apart from [`View::get`], so that the mark of a name known when compiling is known then.
+fn look_through<'a>(map: &'a [u8], name: &[u8], mark: u8) -> Option<View<'a>> {
+    Marked::of(map).find(name, mark).map(|(_, value)| value)
+}
+
+/// The attributes of a map by their number.
+enum Attributes<'a> {
+    Marked(Marked<'a>),
+    Wide(Vec<&'a [u8]>),
+}
+
+impl<'a> Attributes<'a> {
+    fn of(map: View<'a>) -> Attributes<'a> {
+        if map.bytes[0] == MAP {
+            return Attributes::Marked(Marked::of(map.bytes));
+        }
+        let mut map = map.as_map().expect("only a map has attributes");
+        Attributes::Wide(std::iter::from_fn(|| map.next_raw()).collect())
+    }
+
+    #[inline]
+    fn raw(&self, index: usize) -> Option<&'a [u8]> {
+        match self {
+            Attributes::Marked(map) => (index < map.count).then(|| map.raw(index)),
+            Attributes::Wide(raws) => raws.get(index).copied(),
+        }
+    }
+}
+
+/// The name and value of an attribute.
+#[inline]
+fn split(raw: &[u8]) -> (&[u8], View<'_>) {
+    let (name, bytes) = raw[1..].split_at(usize::from(raw[0]));
+    (name, View { bytes })
 }
 
 /// The elements of a list, in order.
@@ -328,20 +394,17 @@ pub struct MapView<'a> {
 }
 
 impl<'a> MapView<'a> {
-    /// The next attribute with its name as bytes, which compare as the names do.
+    /// The bytes of the next attribute.
     #[inline]
-    pub fn next_raw(&mut self) -> Option<(&'a [u8], View<'a>)> {
-        if self.rest.is_empty() {
-            return None;
-        }
-        let (key, rest) = self.rest[1..].split_at(self.rest[0] as usize);
-        let (value, rest) = rest.split_at(value_len(rest));
+    fn next_raw(&mut self) -> Option<&'a [u8]> {
+        let name_len = 1 + usize::from(*self.rest.first()?);
+        let (raw, rest) = self.rest.split_at(name_len + value_len(&self.rest[name_len..]));
         self.rest = rest;
-        Some((key, View { bytes: value }))
+        Some(raw)
     }
 
     fn of(map: &'a [u8]) -> MapView<'a> {
-        let rest = if map[0] == MAP { Marked::of(map).entries } else { &map[5..] };
+        let rest = if map[0] == MAP { Marked::of(map).entries() } else { &map[5..] };
         MapView { rest }
     }
 }
@@ -350,17 +413,16 @@ impl<'a> Iterator for MapView<'a> {
     type Item = (&'a str, View<'a>);
 
     fn next(&mut self) -> Option<(&'a str, View<'a>)> {
-        self.next_raw().map(|(key, value)| (checked_str(key), value))
+        self.next_raw().map(split).map(|(name, value)| (checked_str(name), value))
     }
 }
 
 /// A [`MAP`] taken apart; the number of its attributes stands at its end.
 struct Marked<'a> {
-    entries: &'a [u8],
-    /// Where each attribute starts, two bytes each.
-    starts: &'a [u8],
-    /// See [`mark`].
-    marks: &'a [u8],
+    map: &'a [u8],
+    count: usize,
+    /// Where the starts of the attributes are, two bytes each; the [`mark`]s follow.
+    starts_at: usize,
 }
 
 impl<'a> Marked<'a> {
@@ -368,48 +430,68 @@ impl<'a> Marked<'a> {
     fn of(map: &'a [u8]) -> Marked<'a> {
         let count_at = map.len() - 2;
         let count = u16::from_le_bytes([map[count_at], map[count_at + 1]]) as usize;
-        let marks_at = count_at - count;
-        let starts_at = marks_at - 2 * count;
-        Marked {
-            entries: &map[5..starts_at],
-            starts: &map[starts_at..marks_at],
-            marks: &map[marks_at..count_at],
-        }
+        Marked { map, count, starts_at: count_at - 3 * count }
     }
 
+    /// All attributes, one behind the other.
+    #[inline]
+    fn entries(&self) -> &'a [u8] {
+        &self.map[5..self.starts_at]
+    }
+
+    /// Where an attribute starts in [`Marked::entries`]; behind the last one, where they end.
     #[inline]
     fn start(&self, index: usize) -> usize {
-        if index == self.marks.len() {
-            return self.entries.len();
+        if index == self.count {
+            return self.starts_at - 5;
         }
-        u16::from_le_bytes([self.starts[2 * index], self.starts[2 * index + 1]]) as usize
+        let at = self.starts_at + 2 * index;
+        u16::from_le_bytes([self.map[at], self.map[at + 1]]) as usize
+    }
+
+    /// The bytes of an attribute: length of the name, name, value.
+    #[inline]
+    fn raw(&self, index: usize) -> &'a [u8] {
+        &self.entries()[self.start(index)..self.start(index + 1)]
     }
 
     #[inline]
     fn entry(&self, index: usize) -> (&'a [u8], View<'a>) {
-        let entry = &self.entries[self.start(index)..self.start(index + 1)];
-        let (key, value) = entry[1..].split_at(entry[0] as usize);
-        (key, View { bytes: value })
+        split(self.raw(index))
     }
 
-    #[inline]
-    fn find(&self, name: &[u8]) -> Option<usize> {
-        let mark = mark(name);
-        let marked = self.marks.iter().enumerate().filter(|(_, found)| **found == mark);
-        let mut named = marked.filter(|(index, _)| {
-            let start = self.start(*index);
-            let len = self.entries[start] as usize;
-            len == name.len() && is_same(&self.entries[start + 1..start + 1 + len], name)
-        });
-        named.next().map(|(index, _)| index)
+    /// The number and value of the attribute of this name, whose mark is given. Names with another
+    /// mark are passed over without being read, eight at a time from the last one on; items are
+    /// small, so this is faster than bisection.
+    fn find(&self, name: &[u8], mark: u8) -> Option<(usize, View<'a>)> {
+        let wanted = u64::from_ne_bytes([mark; 8]);
+        let (mut end, mut left) = (self.map.len() - 2, self.count);
+        while left > 0 {
+            let chunk = self.map[..end].last_chunk().expect("a map is longer than eight bytes");
+            let mut hits = zero_bytes(u64::from_le_bytes(*chunk) ^ wanted);
+            if left < 8 {
+                // What lies before the first mark is none.
+                hits &= u64::MAX << (8 * (8 - left));
+            }
+            while hits != 0 {
+                let index = left + hits.trailing_zeros() as usize / 8 - 8;
+                let (key, value) = self.entry(index);
+                if is_same(key, name) {
+                    return Some((index, value));
+                }
+                hits &= hits - 1;
+            }
+            (end, left) = (end - 8, left.saturating_sub(8));
+        }
+        None
     }
 
     /// Where the attribute of this name is, or would be.
     fn position(&self, name: &[u8]) -> Result<usize, usize> {
-        if let Some(index) = self.find(name) {
+        if let Some((index, _)) = self.find(name, mark(name)) {
             return Ok(index);
         }
-        let (mut low, mut high) = (0, self.marks.len());
+        let (mut low, mut high) = (0, self.count);
         while low < high {
             let middle = low.midpoint(high);
             match self.entry(middle).0.cmp(name) {
@@ -422,19 +504,27 @@ impl<'a> Marked<'a> {
     }
 }
 
-/// Whether names of equal length are the same; most have 8 to 16 bytes and need no call.
+/// The highest bit of each byte that is zero.
+#[inline]
+fn zero_bytes(word: u64) -> u64 {
+    const LOW: u64 = u64::from_ne_bytes([0x7f; 8]);
+    !(((word & LOW) + LOW) | word | LOW)
+}
+
+/// Whether names are the same; most have 8 to 16 bytes and need no call.
 #[inline]
 fn is_same(a: &[u8], b: &[u8]) -> bool {
-    if a.len() > 16 {
+    if a.len() != b.len() || a.len() > 16 {
         return a == b;
     }
-    match (a.first_chunk::<8>(), b.first_chunk::<8>(), a.last_chunk::<8>(), b.last_chunk::<8>()) {
-        (Some(a), Some(b), Some(a_end), Some(b_end)) => {
-            u64::from_ne_bytes(*a) == u64::from_ne_bytes(*b)
-                && u64::from_ne_bytes(*a_end) == u64::from_ne_bytes(*b_end)
-        }
-        _ => a.iter().eq(b),
-    }
+    same_ends::<8>(a, b).or_else(|| same_ends::<4>(a, b)).unwrap_or_else(|| a.iter().eq(b))
+}
+
+/// Whether the first and the last `N` bytes are the same; `None` when there are fewer.
+#[inline]
+fn same_ends<const N: usize>(a: &[u8], b: &[u8]) -> Option<bool> {
+    let firsts = a.first_chunk::<N>()? == b.first_chunk()?;
+    Some(firsts && a.last_chunk::<N>()? == b.last_chunk()?)
 }
 
 /// A byte that tells most names apart.
@@ -564,9 +654,9 @@ fn check_table(bytes: &[u8], at: usize, end: usize, depth: usize) -> Result<(), 
     let count = u16::from_le_bytes([bytes[count_at], bytes[count_at + 1]]) as usize;
     let table_at = count_at.checked_sub(3 * count).filter(|t| *t >= at + 5).ok_or_else(err)?;
     let starts = check_entries(bytes, at + 5, table_at, depth)?;
-    let map = Marked::of(&bytes[at..end]);
+    let (map, marks) = (Marked::of(&bytes[at..end]), &bytes[table_at + 2 * count..count_at]);
     let told = (0..count).map(|index| at + 5 + map.start(index));
-    let is_marked = || (0..count).all(|index| map.marks[index] == mark(map.entry(index).0));
+    let is_marked = || (0..count).all(|index| marks[index] == mark(map.entry(index).0));
     if starts.into_iter().eq(told) && is_marked() { Ok(()) } else { Err(err()) }
 }
 
@@ -649,6 +739,44 @@ mod tests {
         assert_eq!(Doc::from_bytes(wide.bytes()), Ok(wide.clone()));
         let narrow = wide.with(&[("a", None)]);
         assert_eq!(Doc::from_bytes(narrow.bytes()), Ok(narrow));
+    }
+
+    #[test]
+    fn every_attribute_is_found_and_no_other_however_many_there_are() {
+        for count in 0..40 {
+            let names: Vec<String> =
+                (0..count).map(|i| format!("name{:0width$}", i, width = i % 9)).collect();
+            let mut fields: Vec<_> =
+                names.iter().map(|name| (name.as_str(), Field::Str(name))).collect();
+            fields.sort_by_key(|field| field.0);
+            fields.dedup_by_key(|field| field.0);
+            let doc = Doc::object(&fields);
+            assert!(fields.iter().all(|(name, _)| doc.str(name) == Some(name)), "{doc:?}");
+            assert!(["", "n", "nam", "name", "names0"].iter().all(|name| doc.get(name).is_none()));
+        }
+        assert_eq!(Doc::object(&[("", Field::Int(1))]).int(""), Some(1));
+    }
+
+    #[test]
+    fn two_maps_differ_in_what_was_changed_added_and_removed() {
+        let long = "x".repeat(70_000);
+        let new = order().with(&[
+            ("aa", Some(Field::Int(1))),
+            ("price", None),
+            ("quantity", Some(Field::Int(8))),
+            ("zz", Some(Field::Null)),
+        ]);
+        // In one with a table and in one too wide for it.
+        let wide = |doc: &Doc| doc.with(&[("b", Some(Field::Str(&long)))]);
+        for (old, new) in [(order(), new.clone()), (wide(&order()), wide(&new))] {
+            let mut seen = Vec::new();
+            old.view().differences(new.view(), |name, before, after| {
+                seen.push((name, before.is_some(), after.is_some()));
+            });
+            let all = [("aa", false, true), ("price", true, false)];
+            assert_eq!(seen[..2], all);
+            assert_eq!(seen[2..], [("quantity", true, true), ("zz", false, true)]);
+        }
     }
 
     #[test]

@@ -5,9 +5,12 @@
 //! nothing.
 
 use std::collections::{HashMap, HashSet};
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
+use reqwest::Certificate;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use wims_stack::{Doc, json};
 
@@ -30,30 +33,59 @@ pub struct ApiAddress {
     pub url: String,
     /// Value of the `Authorization` header.
     pub authorization: Option<String>,
+    /// A PEM file of root certificates, trusted for it besides the built-in ones.
+    pub ca: Option<PathBuf>,
+}
+
+/// Why no calls can be made.
+#[derive(Debug, thiserror::Error)]
+pub enum CallerError {
+    /// The file of root certificates cannot be read.
+    #[error("read the root certificates {}: {source}", .path.display())]
+    CaFile {
+        /// The file as given.
+        path: PathBuf,
+        /// What the file system said.
+        source: io::Error,
+    },
+    /// The file of root certificates holds none, or a damaged one.
+    #[error("read the root certificates {}: it must be a PEM file of sound ones", .path.display())]
+    CaDamaged {
+        /// The file as given.
+        path: PathBuf,
+    },
+    /// TLS cannot be set up.
+    #[error("set up TLS: {0}")]
+    Tls(#[source] reqwest::Error),
 }
 
 /// Carries out calls; cheap to clone.
 #[derive(Clone)]
 pub struct Caller {
-    client: reqwest::Client,
-    addresses: HashMap<String, ApiAddress>,
+    apis: HashMap<String, Api>,
     troubles: Arc<Mutex<Troubles>>,
 }
 
+#[derive(Clone)]
+struct Api {
+    client: reqwest::Client,
+    address: ApiAddress,
+}
+
 impl Caller {
-    /// A caller of the APIs at these addresses, by name.
+    /// A caller of the APIs at these addresses, by name; no call has less time than `shortest`.
     ///
     /// # Errors
-    /// When TLS cannot be set up.
-    pub fn new(addresses: HashMap<String, ApiAddress>) -> Result<Caller, String> {
-        let client = reqwest::Client::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .pool_idle_timeout(Duration::from_secs(60))
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .build()
-            .map_err(|error| error.to_string())?;
-        Ok(Caller { client, addresses, troubles: Arc::default() })
+    /// When root certificates cannot be read, or TLS cannot be set up.
+    pub fn new(
+        addresses: HashMap<String, ApiAddress>,
+        shortest: Duration,
+    ) -> Result<Caller, CallerError> {
+        let apis = addresses.into_iter().map(|(name, address)| {
+            let client = client(address.ca.as_deref(), shortest)?;
+            Ok((name, Api { client, address }))
+        });
+        Ok(Caller { apis: apis.collect::<Result<_, _>>()?, troubles: Arc::default() })
     }
 
     /// Makes one call.
@@ -82,17 +114,16 @@ impl Caller {
     }
 
     async fn send(&self, call: &ApiCall) -> CallReply {
-        let Some(address) = self.addresses.get(&call.api) else {
+        let Some(Api { client, address }) = self.apis.get(&call.api) else {
             return CallReply::NotSent(format!("no address is known for {}", call.api));
         };
         let mut request = match &call.body {
-            Some(body) => self
-                .client
+            Some(body) => client
                 .post(format!("{}{}", address.url, call.path))
                 .header("idempotency-key", &call.key)
                 .header(CONTENT_TYPE, "application/json")
                 .body(json::to_string(body.view().into())),
-            None => self.client.get(format!("{}{}/{}", address.url, call.path, call.key)),
+            None => client.get(format!("{}{}/{}", address.url, call.path, call.key)),
         };
         if let Some(value) = address.authorization.as_deref().and_then(secret) {
             request = request.header(AUTHORIZATION, value);
@@ -106,6 +137,27 @@ impl Caller {
             Err(error) => CallReply::Lost(reason_of(error)),
         }
     }
+}
+
+/// A connection that takes as long as its call has would leave open whether something was sent, so
+/// it has half of that.
+fn client(ca: Option<&Path>, shortest: Duration) -> Result<reqwest::Client, CallerError> {
+    let mut builder = reqwest::Client::builder()
+        .connect_timeout(CONNECT_TIMEOUT.min(shortest / 2))
+        .pool_idle_timeout(Duration::from_secs(60))
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy();
+    for root in ca.map(roots).transpose()?.into_iter().flatten() {
+        builder = builder.add_root_certificate(root);
+    }
+    builder.build().map_err(CallerError::Tls)
+}
+
+fn roots(path: &Path) -> Result<Vec<Certificate>, CallerError> {
+    let pem = std::fs::read(path)
+        .map_err(|source| CallerError::CaFile { path: path.to_owned(), source })?;
+    let roots = Certificate::from_pem_bundle(&pem).ok().filter(|roots| !roots.is_empty());
+    roots.ok_or_else(|| CallerError::CaDamaged { path: path.to_owned() })
 }
 
 /// What went wrong, down to its cause. Without the URL, so that it is the same for every call; an

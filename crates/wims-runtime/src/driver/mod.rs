@@ -20,12 +20,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use wims_stack::Stack;
+use wims_stack::{PipeTarget, Stack};
 
 use crate::engine::{Engine, EngineOptions, StartError};
 use crate::functions::Functions;
 use crate::plan::LogPlan;
-use calls::{ApiAddress, Caller};
+use calls::{ApiAddress, Caller, CallerError};
 use data_dir::{DataDir, SegmentFiles};
 use history::{HistoryError, HistoryWriter};
 use hub::{Clock, Hub};
@@ -98,7 +98,10 @@ pub enum RuntimeError {
     /// Mail.
     #[error(transparent)]
     Mail(#[from] MailError),
-    /// Threads or TLS.
+    /// Calls of external APIs.
+    #[error("failed to {0}")]
+    Caller(#[from] CallerError),
+    /// Threads.
     #[error("failed to start: {0}")]
     System(String),
 }
@@ -110,6 +113,15 @@ pub struct Ending {
     pub is_durable: bool,
     /// Calls and mails that were still under way; the next start takes them up.
     pub cut: usize,
+}
+
+/// The least time some call of an external API has.
+fn shortest_call(stack: &Stack) -> Duration {
+    let timeouts = stack.pipes.iter().filter_map(|pipe| match &pipe.target {
+        PipeTarget::Api(api) => Some(api.timeout_ms),
+        PipeTarget::Bus { .. } => None,
+    });
+    timeouts.min().map_or(Duration::MAX, Duration::from_millis)
 }
 
 /// Whether mail can be sent to or from an address, as far as its text tells.
@@ -153,7 +165,7 @@ impl Runtime {
         })?;
         let history_path = data.join("history.db");
         let found = history::found_cursor(&history_path)?;
-        let caller = Caller::new(options.apis).map_err(RuntimeError::System)?;
+        let caller = Caller::new(options.apis, shortest_call(stack))?;
         let clock = Clock::start();
         let mut segments = data.segments();
         let (engine, recovered) =

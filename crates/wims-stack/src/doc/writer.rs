@@ -4,7 +4,7 @@ use rust_decimal::Decimal;
 
 use super::{
     DECIMAL, Doc, FALSE, Field, INTEGER, LIST, MAP, MAP_BYTES_MAX, MapView, Marked, NULL, STRING,
-    TRUE, View, WIDE_MAP, mark,
+    TRUE, View, WIDE_MAP, mark, split,
 };
 
 /// Appends one value in canonical bytes.
@@ -161,20 +161,20 @@ impl DocWriter {
                 w.optional(name, *field);
                 from = next;
             }
-            w.entries(map, from, map.marks.len());
+            w.entries(map, from, map.count);
         });
     }
 
     fn entries(&mut self, map: &Marked<'_>, from: usize, to: usize) {
         let (start, here) = (map.start(from), self.bytes.len());
         self.starts.extend((from..to).map(|index| here + map.start(index) - start));
-        self.bytes.extend_from_slice(&map.entries[start..map.start(to)]);
+        self.bytes.extend_from_slice(&map.entries()[start..map.start(to)]);
     }
 
     fn merge_wide(&mut self, mut map: MapView<'_>, changes: &[(&str, Option<Field<'_>>)]) {
         self.map(|w| {
             let mut changes = changes.iter().peekable();
-            while let Some((name, value)) = map.next_raw() {
+            while let Some((name, value)) = map.next_raw().map(split) {
                 while let Some((new, field)) = changes.next_if(|c| c.0.as_bytes() < name) {
                     w.optional(new, *field);
                 }

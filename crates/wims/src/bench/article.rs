@@ -11,6 +11,7 @@ mod script;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use clap::builder::BoolishValueParser;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -41,20 +42,22 @@ const EXIT_INTERRUPTED: u8 = 130;
 
 /// What `bench article` takes.
 #[derive(Args)]
-#[command(after_help = "Examples:\n  wims bench article\n  wims bench article --orders 200 \
-    --payments-rate 50 --json\n\nThe last run waits until all payments are through: orders \
-    divided by rate, 200 seconds unless told otherwise. Stores are folders in TMPDIR; choose one \
-    on the disk you mean.")]
+#[command(after_help = "Examples:\n  \
+    wims bench article  # as published\n  \
+    wims bench article --orders 200 --payments-rate 50 --json  # short\n\n\
+    The last run waits until all payments are through: orders divided by rate, 200 seconds unless \
+    told otherwise. Stores are folders in TMPDIR; choose one on the disk you mean.")]
 pub struct ArticleArgs {
     /// Orders a run places; the article's number
-    #[arg(long, default_value_t = 1_000,
+    #[arg(long, env = "WIMS_BENCH_ARTICLE_ORDERS", default_value_t = 1_000,
         value_parser = clap::value_parser!(u32).range(1..=ORDERS_MAX))]
     orders: u32,
     /// Calls a second the payments API takes; the article's number
-    #[arg(long, default_value_t = 5.0, value_parser = rate)]
+    #[arg(long, env = "WIMS_BENCH_ARTICLE_PAYMENTS_RATE", default_value_t = 5.0,
+        value_parser = rate)]
     payments_rate: f64,
     /// Only JSON on standard output
-    #[arg(long)]
+    #[arg(long, env = "WIMS_JSON", value_parser = BoolishValueParser::new())]
     json: bool,
 }
 

@@ -7,25 +7,44 @@
 use std::time::Instant;
 
 use clap::Args;
+use clap::builder::BoolishValueParser;
+use serde::Serialize;
 use wims_runtime::io::{Input, Now, Output, Ticket};
 use wims_runtime::recovery::NoSegments;
 use wims_runtime::{Engine, EngineOptions};
 use wims_stack::{Doc, Field};
 
-use crate::cli::{EXIT_CONFIG, Failure};
+use crate::cli::{EXIT_CONFIG, Failure, say};
 use crate::constructs::payments_api::PaymentsPace;
 use crate::fns;
 use crate::stack::{Settings, wims_stack};
 
 /// What `bench engine` takes.
 #[derive(Args)]
+#[command(after_help = "Examples:\n  \
+    wims bench engine  # 200,000 orders, 64 a step\n  \
+    wims bench engine --orders 1000000 --group 256  # more, in larger groups\n  \
+    wims bench engine --json  # for a program")]
 pub struct EngineArgs {
-    /// Orders
-    #[arg(long, default_value_t = 200_000)]
+    /// Orders, in whole groups
+    #[arg(long, env = "WIMS_BENCH_ENGINE_ORDERS", default_value_t = 200_000,
+        value_parser = clap::value_parser!(u64).range(1..))]
     orders: u64,
     /// Orders a step takes
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, env = "WIMS_BENCH_ENGINE_GROUP", default_value_t = 64,
+        value_parser = clap::value_parser!(u64).range(1..))]
     group: u64,
+    /// Only JSON on standard output
+    #[arg(long, env = "WIMS_JSON", value_parser = BoolishValueParser::new())]
+    json: bool,
+}
+
+/// What was measured.
+#[derive(Serialize)]
+struct Report {
+    orders: u64,
+    us_per_order: f64,
+    journal_bytes_per_order: f64,
 }
 
 /// Measures and prints.
@@ -65,9 +84,18 @@ pub fn run(args: &EngineArgs) -> Result<(), Failure> {
         bench.step();
     }
     bench.settle();
-    let orders = (bench.replies - before) as f64;
-    let each = clock.elapsed().as_secs_f64() * 1e6 / orders;
-    println!("{each:.2} us and {:.0} journal bytes an order", bench.bytes as f64 / orders);
+    let (elapsed, orders) = (clock.elapsed(), bench.replies - before);
+    let report = Report {
+        orders,
+        us_per_order: elapsed.as_secs_f64() * 1e6 / orders as f64,
+        journal_bytes_per_order: bench.bytes as f64 / orders as f64,
+    };
+    say(&if args.json {
+        serde_json::to_string(&report).expect("a report is JSON")
+    } else {
+        let Report { us_per_order, journal_bytes_per_order, .. } = report;
+        format!("{us_per_order:.2} us and {journal_bytes_per_order:.0} journal bytes an order")
+    });
     Ok(())
 }
 

@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use clap::builder::BoolishValueParser;
 use serde::Serialize;
 
 use crate::bench::BenchError;
@@ -28,24 +29,30 @@ const SETTLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What `bench load` takes.
 #[derive(Args)]
+#[command(after_help = "Examples:\n  \
+    wims bench load  # three rounds at 64 and at 256 connections\n  \
+    wims bench load --connections 16 --rounds 1 --seconds 2 --no-latency  # a look\n  \
+    wims bench load --serve-arg=--segment-mb=128  # another setting of the server\n\n\
+    Stores are folders in TMPDIR, of about a gigabyte at most; each is removed after its run.")]
 pub struct LoadArgs {
     /// Connection counts, a row each
-    #[arg(long, value_delimiter = ',', default_values_t = [64, 256])]
+    #[arg(long, env = "WIMS_BENCH_LOAD_CONNECTIONS", value_delimiter = ',',
+        default_values_t = [64, 256])]
     connections: Vec<usize>,
     /// Rounds; each alternates no-op and wims, the row is their median
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, env = "WIMS_BENCH_LOAD_ROUNDS", default_value_t = 3)]
     rounds: usize,
     /// Seconds of load a round, for each of the two
-    #[arg(long, default_value_t = 7)]
+    #[arg(long, env = "WIMS_BENCH_LOAD_SECONDS", default_value_t = 7)]
     seconds: u64,
     /// Skip the run at half the load that measures latency
-    #[arg(long)]
+    #[arg(long, env = "WIMS_BENCH_LOAD_NO_LATENCY", value_parser = BoolishValueParser::new())]
     no_latency: bool,
-    /// More arguments for the server, e.g. --serve-arg=--segment-mb=128
-    #[arg(long = "serve-arg", allow_hyphen_values = true)]
+    /// More arguments for the server, e.g. --serve-arg=--segment-mb=128; the variable has one
+    #[arg(long = "serve-arg", env = "WIMS_BENCH_LOAD_SERVE_ARG", allow_hyphen_values = true)]
     serve_args: Vec<String>,
     /// Only JSON on standard output
-    #[arg(long)]
+    #[arg(long, env = "WIMS_JSON", value_parser = BoolishValueParser::new())]
     json: bool,
 }
 

@@ -16,6 +16,10 @@ use crate::cli::{EXIT_UNAVAILABLE, Failure};
 
 /// What can be measured.
 #[derive(Subcommand)]
+#[command(after_help = "Examples:\n  \
+    wims bench load  # orders a second, in minutes\n  \
+    wims bench article --orders 100  # the article's script, its payments in 20 s\n  \
+    wims bench engine  # the engine alone, in seconds")]
 pub enum BenchCommand {
     /// Orders a second until settled, against a bare no-op server, alternating
     Load(load::LoadArgs),
@@ -30,9 +34,10 @@ pub enum BenchCommand {
 
 /// What the no-op server takes.
 #[derive(Args)]
+#[command(after_help = "Example:\n  wims bench noop --listen 127.0.0.1:9000")]
 pub struct NoopArgs {
     /// Where it listens
-    #[arg(long, default_value = "127.0.0.1:0")]
+    #[arg(long, env = "WIMS_BENCH_NOOP_LISTEN", default_value = "127.0.0.1:0")]
     listen: SocketAddr,
 }
 

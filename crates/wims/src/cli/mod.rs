@@ -1,7 +1,11 @@
 //! The command line: one binary, its roles as subcommands.
 //!
-//! Promise: `--help` teaches, each flag of a server is also an environment variable, and exit codes
-//! mean what the table below says. Trouble of the user's making is told in one plain sentence.
+//! Promise: `--help` teaches, each flag is also an environment variable, and exit codes mean what
+//! the table below says. Trouble of the user's making is told in one plain sentence.
+//! A variable is `WIMS_`, the command and the flag, as `WIMS_ORDER_LIST_LIMIT`, so that none meant
+//! for one command surprises another. Without the command are those that mean the same everywhere,
+//! `WIMS_URL`, `WIMS_JSON` and `WIMS_STACK`, and those of `serve`; both sandboxes share
+//! `WIMS_SANDBOX_...`. A flag that is given wins over its variable.
 
 pub mod client;
 pub mod serve;
@@ -74,6 +78,11 @@ enum Command {
 
 /// Bad days and pace of the sandbox.
 #[derive(Args, Clone)]
+#[command(after_help = "Examples:\n  \
+    wims payments-sandbox  # on 127.0.0.1:8081, 5 calls a second\n  \
+    wims payments-sandbox --rate 1 --burst 1  # it throttles early\n  \
+    wims payments-sandbox --error-percent 30 --delay-ms 2000  # a bad day\n  \
+    wims serve --payments-url http://127.0.0.1:8081  # a server that pays there")]
 struct PaymentsSandboxArgs {
     /// Where it listens
     #[arg(long, env = "WIMS_SANDBOX_LISTEN", default_value = "127.0.0.1:8081")]
@@ -229,4 +238,92 @@ fn payments_sandbox(args: PaymentsSandboxArgs) -> Result<(), Failure> {
         sandbox.run(asked_to_stop).await;
         Ok(())
     })?
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    /// Flags that mean the same in every command that has them.
+    const SHARED: [&str; 3] = ["url", "json", "stack"];
+
+    /// A command and all those below it, with their paths: `order list`.
+    fn commands<'a>(command: &'a clap::Command, path: &str) -> Vec<(String, &'a clap::Command)> {
+        let mut commands = vec![(path.to_owned(), command)];
+        for below in command.get_subcommands() {
+            let path = format!("{path} {}", below.get_name());
+            commands.extend(self::commands(below, path.trim()));
+        }
+        commands
+    }
+
+    /// All flags: command, flag, variable. Those clap adds itself, `--help` and `--version`, are
+    /// not among them.
+    fn flags(root: &clap::Command) -> Vec<[String; 3]> {
+        let mut flags = Vec::new();
+        for (path, command) in commands(root, "") {
+            for flag in command.get_arguments() {
+                let Some(name) = flag.get_long() else { continue };
+                let variable = flag.get_env().unwrap_or_default().to_string_lossy();
+                flags.push([path.clone(), name.to_owned(), variable.into_owned()]);
+            }
+        }
+        flags
+    }
+
+    /// The variable that a flag is to have.
+    fn variable(path: &str, name: &str) -> String {
+        let command = match path {
+            "serve" => "",
+            "payments-sandbox" => "sandbox",
+            _ if SHARED.contains(&name) => "",
+            _ => path,
+        };
+        let words = ["wims", command, name].into_iter().filter(|word| !word.is_empty());
+        words.collect::<Vec<_>>().join("_").to_uppercase().replace([' ', '-'], "_")
+    }
+
+    #[test]
+    fn each_flag_is_a_variable_named_after_its_command() {
+        let flags = flags(&Cli::command());
+        let known = ["order list", "limit", "WIMS_ORDER_LIST_LIMIT"].map(str::to_owned);
+        assert!(flags.contains(&known), "{flags:?}");
+        let is_wrong = |flag: &&[String; 3]| flag[2] != variable(&flag[0], &flag[1]);
+        let wrong: Vec<_> = flags.iter().filter(is_wrong).collect();
+        assert!(wrong.is_empty(), "flags without their variable: {wrong:?}");
+    }
+
+    /// The words of an example as a shell splits them, without variables before them and a
+    /// comment or another command behind them.
+    fn words(example: &str) -> Vec<&str> {
+        let ends = [" #", " |", " >"].iter().filter_map(|mark| example.find(mark));
+        let command = &example[..ends.min().unwrap_or(example.len())];
+        let mut words = Vec::new();
+        for (at, part) in command.split('\'').enumerate() {
+            let is_quoted = at % 2 == 1;
+            if is_quoted { words.push(part) } else { words.extend(part.split_whitespace()) }
+        }
+        words.into_iter().skip_while(|word| *word != "wims").collect()
+    }
+
+    #[test]
+    fn every_help_has_examples_and_they_are_command_lines() {
+        for (path, command) in commands(&Cli::command(), "") {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let examples: Vec<_> =
+                help.lines().filter_map(|line| line.strip_prefix("  ")).collect();
+            assert!(path.is_empty() || !examples.is_empty(), "{path} has no example");
+            for example in examples {
+                let parsed = Cli::try_parse_from(words(example));
+                assert!(parsed.is_ok(), "{example}: {:?}", parsed.err());
+            }
+        }
+    }
+
+    #[test]
+    fn no_command_contradicts_itself() {
+        Cli::command().debug_assert();
+    }
 }

@@ -46,6 +46,11 @@ const AUTHORIZATION: &str = "WIMS_PAYMENTS_AUTHORIZATION";
 
 /// What `serve` takes.
 #[derive(Args)]
+#[command(after_help = "Examples:\n  \
+    wims serve  # on 127.0.0.1:8080, data in ./wims-data, payments to a sandbox\n  \
+    wims serve --payments-url https://pay.example.com/v1  # a real payments API\n  \
+    wims serve --sandbox-decline-percent 20  # one payment in five is declined\n  \
+    WIMS_LISTEN=127.0.0.1:9000 wims serve  # each flag is also a variable")]
 pub struct ServeArgs {
     /// Where the API listens; a loopback address, port 0 for a free one
     #[arg(long, env = "WIMS_LISTEN", default_value = "127.0.0.1:8080")]
@@ -57,6 +62,9 @@ pub struct ServeArgs {
     /// WIMS_PAYMENTS_AUTHORIZATION is sent as its Authorization header
     #[arg(long, env = "WIMS_PAYMENTS_URL", value_parser = api_url)]
     payments_url: Option<String>,
+    /// PEM file of root certificates, trusted for the payments API besides the built-in ones
+    #[arg(long, env = "WIMS_PAYMENTS_CA", value_name = "FILE", requires = "payments_url")]
+    payments_ca: Option<PathBuf>,
     /// Calls a second the payments API takes; of the built-in stack [default: the sandbox's,
     /// else 5]
     #[arg(long, env = "WIMS_PAYMENTS_RATE", value_parser = calls_per_second)]
@@ -146,6 +154,9 @@ fn api_url(text: &str) -> Result<String, String> {
     if !matches!(url.scheme(), "http" | "https") {
         return Err("it must begin with http:// or https://".to_owned());
     }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(format!("anybody may read a command line; set {AUTHORIZATION} instead"));
+    }
     if url.query().is_some() || url.fragment().is_some() {
         return Err("paths are put behind it, so it must have no ? and no #".to_owned());
     }
@@ -219,7 +230,7 @@ async fn serve(args: ServeArgs, listener: TcpListener) -> Result<(), Failure> {
     let (stop_sandbox, sandbox_stopped) = watch::channel(false);
     let (payments_url, sandbox) = start_payments(&args, &data_dir, sandbox_stopped).await?;
     let payments_address = payments_url.clone();
-    let address = ApiAddress { url: payments_url, authorization };
+    let address = ApiAddress { url: payments_url, authorization, ca: args.payments_ca.clone() };
     let options = RuntimeOptions {
         data_dir,
         engine: EngineOptions {
@@ -348,9 +359,9 @@ fn start_failure(error: RuntimeError) -> Failure {
         | RuntimeError::HistoryBehind { .. }
         | RuntimeError::JournalBehind { .. }
         | RuntimeError::Start(wims_runtime::StartError::Recovery(_)) => EXIT_DATA_DIR,
-        RuntimeError::Start(wims_runtime::StartError::Plan(_)) | RuntimeError::Mail(_) => {
-            EXIT_CONFIG
-        }
+        RuntimeError::Start(wims_runtime::StartError::Plan(_))
+        | RuntimeError::Mail(_)
+        | RuntimeError::Caller(_) => EXIT_CONFIG,
         RuntimeError::System(_) => EXIT_UNAVAILABLE,
     };
     Failure::new(code, error)

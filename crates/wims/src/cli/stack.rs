@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
 use wims_stack::check::{self, FunctionNames, Published, Severity};
 use wims_stack::{Stack, draw};
@@ -15,11 +16,13 @@ use crate::stack::{Settings, wims_stack};
 
 /// What `graph` takes.
 #[derive(Args)]
-#[command(after_help = "Examples:\n  wims graph\n  wims graph --format mermaid > stack.mmd\n  \
-    wims graph --format declaration > stack.json && wims serve --stack stack.json")]
+#[command(after_help = "Examples:\n  \
+    wims graph  # as text\n  \
+    wims graph --format mermaid > stack.mmd  # for a page that draws Mermaid\n  \
+    wims graph --format declaration > stack.json  # to edit, check and serve")]
 pub struct GraphArgs {
     /// How it is drawn; `declaration` is the stack itself as data
-    #[arg(long, value_enum, default_value_t = Format::Text)]
+    #[arg(long, env = "WIMS_GRAPH_FORMAT", value_enum, default_value_t = Format::Text)]
     format: Format,
     /// A declaration to draw instead of the built-in stack
     #[arg(long, env = "WIMS_STACK")]
@@ -28,13 +31,17 @@ pub struct GraphArgs {
 
 /// What `check` takes.
 #[derive(Args)]
-#[command(after_help = "Exits with 78 when it finds an error.")]
+#[command(after_help = "Examples:\n  \
+    wims check  # the built-in stack\n  \
+    wims check --stack stack.json  # an edited one, before it is served\n  \
+    wims check --json | jq '.[].message'  # what was found, for a program\n\n\
+    Exits with 78 when it finds an error.")]
 pub struct CheckArgs {
     /// A declaration to check instead of the built-in stack
     #[arg(long, env = "WIMS_STACK")]
     stack: Option<PathBuf>,
     /// Findings as JSON
-    #[arg(long)]
+    #[arg(long, env = "WIMS_JSON", value_parser = BoolishValueParser::new())]
     json: bool,
 }
 

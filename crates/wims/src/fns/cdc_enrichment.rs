@@ -5,7 +5,7 @@
 //! so a bulk correction of the table tells them too.
 
 use wims_runtime::functions::{PutEvent, StreamRecord};
-use wims_stack::{Doc, Field, Tree};
+use wims_stack::{Doc, Field, Tree, View};
 
 use crate::domain::{
     BUSINESS_SOURCE, CDC_EVENT, CUSTOMER, INVENTORY, PROJECT_SOURCE, flat_item, flat_order,
@@ -74,10 +74,10 @@ pub fn cdc_event_v1(images: &StreamRecord<'_>) -> Tree {
 
 fn business_events(images: &StreamRecord<'_>, publish: &mut impl FnMut(&'static str, Doc)) {
     let Some(new) = images.new else { return };
-    let pk = new.str("pk").unwrap_or("");
-    if pk.starts_with(CUSTOMER) {
+    let pk = new.get("pk").and_then(View::text_bytes).unwrap_or(b"");
+    if pk.starts_with(CUSTOMER.as_bytes()) {
         order_events(images.old, new, publish);
-    } else if pk.starts_with(INVENTORY) {
+    } else if pk.starts_with(INVENTORY.as_bytes()) {
         stock_events(images.old, new, publish);
     }
 }
@@ -86,9 +86,9 @@ fn order_events(old: Option<&Doc>, new: &Doc, publish: &mut impl FnMut(&'static 
     if old.is_none() {
         publish("order.received", flat_order(new));
     }
-    let became = |attribute: &str| {
-        let value = new.str(attribute)?;
-        (old.and_then(|old| old.str(attribute)) != Some(value)).then_some(value)
+    let became = |attribute: &'static str| {
+        let (was, is) = (old.and_then(|old| old.get(attribute)), new.get(attribute)?);
+        (was.map(View::bytes) != Some(is.bytes())).then(|| is.as_str())?
     };
     let outcomes = [
         became("inventoryStatus").and_then(|status| match status {

@@ -9,6 +9,7 @@ mod auditor;
 mod books;
 mod inspection;
 mod payments;
+#[cfg(any(test, debug_assertions))]
 mod planted;
 #[cfg(test)]
 mod tests;
@@ -18,21 +19,23 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use fastrand::Rng;
-use wims_runtime::EngineBugs;
+use serde::Serialize;
 use wims_runtime::functions::RefusalKind;
 use wims_runtime::io::{Answer, ApiCall, CallReply, Input, MailJob, MailResult, Ticket};
 use wims_runtime::record::Entry;
 use wims_runtime::sim::world::SECOND_US;
 use wims_runtime::sim::{Counts, Outside, SimHistory, Verdict, Violation, World, WorldOptions};
+use wims_runtime::{EngineBugs, Functions};
 use wims_stack::Doc;
 
 use crate::constructs::payments_api::PaymentsPace;
+use crate::fns;
 use crate::stack::{Settings, wims_stack};
 use auditor::{Auditor, MAIL_REJECTED, Stage};
 use payments::Payments;
-use planted::BusinessBug;
 use workload::Workload;
 
+#[cfg(any(test, debug_assertions))]
 pub use planted::{PLANTED, plan_with};
 
 /// Orders of a short run.
@@ -47,19 +50,19 @@ const HOUR_US: u64 = 3_600 * SECOND_US;
 const TURNS_PER_ORDER_MAX: u64 = 5_000;
 
 /// What is simulated.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct SimPlan {
     /// How many orders are placed.
     pub orders: u64,
     /// Bugs planted in the engine.
     pub bugs: EngineBugs,
-    /// A bug planted in the business.
-    pub business_bug: Option<BusinessBug>,
+    /// The business, with a bug if one is planted there.
+    pub functions: Functions,
 }
 
 impl Default for SimPlan {
     fn default() -> SimPlan {
-        SimPlan { orders: ORDERS, bugs: EngineBugs::default(), business_bug: None }
+        SimPlan { orders: ORDERS, bugs: EngineBugs::default(), functions: fns::all() }
     }
 }
 
@@ -75,7 +78,7 @@ pub struct SimReport {
 }
 
 /// A seed that broke a promise.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
 #[error("seed {seed}, {at_ms} ms after the beginning: {what}")]
 pub struct SimFailure {
     /// The seed.
@@ -87,7 +90,7 @@ pub struct SimFailure {
 }
 
 /// How many seeds went how.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct SimTotals {
     /// Seeds whose promises were kept.
     pub passed: u64,
@@ -139,9 +142,12 @@ pub enum Fact {
     Read(Vec<Doc>),
 }
 
-/// Runs the seeds one after the other and prints those that fail, with the command that repeats
-/// each; `more` is what it takes besides seed and orders.
-pub fn main_loop(seeds: Range<u64>, plan: &SimPlan, more: &str) -> SimTotals {
+/// Runs the seeds one after the other; of one that fails `failed` is told before the next.
+pub fn main_loop(
+    seeds: Range<u64>,
+    plan: &SimPlan,
+    mut failed: impl FnMut(SimFailure),
+) -> SimTotals {
     let mut totals = SimTotals::default();
     for seed in seeds {
         match run_seed(seed, plan) {
@@ -152,10 +158,7 @@ pub fn main_loop(seeds: Range<u64>, plan: &SimPlan, more: &str) -> SimTotals {
             }
             Err(failure) => {
                 totals.failed += 1;
-                println!(
-                    "{failure}\n  once more: wims simulate --seed {seed} --orders {}{more}",
-                    plan.orders
-                );
+                failed(failure);
             }
         }
     }
@@ -184,9 +187,8 @@ pub fn run_seed(seed: u64, plan: &SimPlan) -> Result<SimReport, SimFailure> {
 fn run(seed: u64, plan: &SimPlan, now_us: &mut u64) -> Result<SimReport, Violation> {
     let mut rng = Rng::with_seed(seed);
     let stack = wims_stack(&settings(&mut rng));
-    let functions = planted::functions(plan.business_bug);
     let mut shop = Shop::new(&mut rng, plan.orders);
-    let mut world = World::new(&stack, &functions, world_options(&mut rng, plan))?;
+    let mut world = World::new(&stack, &plan.functions, world_options(&mut rng, plan))?;
     let outcome = live_through(&mut world, &mut shop, &mut rng, plan);
     *now_us = world.now_us();
     outcome?;

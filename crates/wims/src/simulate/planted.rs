@@ -1,26 +1,18 @@
 //! Planted bugs of the business, to test the simulator itself.
 //!
 //! Promise: each is a plausible mistake in one function; the auditor must find it within 20
-//! seeds. None of them is ever part of a running system: they are mixed in only here.
+//! seeds. None of them is ever part of a running system: they are mixed in only here, and a
+//! release binary has nothing of this file and no flag that asks for it.
 
+use wims_runtime::Function;
 use wims_runtime::functions::{Delivery, DeliveryInput, TaskError, TaskInput};
-use wims_runtime::{EngineBugs, Function, Functions};
 use wims_stack::{Action, Condition, Doc, Field, Update, Write};
 
 use super::SimPlan;
 use crate::domain::{charge_key, inventory_status, lines, moved, payment_status};
 use crate::fns;
 
-/// A mistake in a function of the business.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BusinessBug {
-    /// Reserves without looking whether there is enough.
-    ReserveWithoutGuard,
-    /// Charges as soon as the message comes, whatever became of the stock.
-    ChargeBeforeReserved,
-}
-
-/// Names of all planted bugs, with plans that have them.
+/// Names of all planted bugs.
 pub const PLANTED: [&str; 7] = [
     "reply-before-sync",
     "skip-sync",
@@ -41,27 +33,20 @@ pub fn plan_with(name: &str, orders: u64) -> Option<SimPlan> {
         "new-key-on-retry" => bugs.new_key_on_retry = true,
         "cursor-apart" => bugs.cursor_apart = true,
         "accept-torn-tail" => bugs.recovery.accept_torn_tail = true,
-        "reserve-without-guard" => plan.business_bug = Some(BusinessBug::ReserveWithoutGuard),
-        "charge-before-reserved" => plan.business_bug = Some(BusinessBug::ChargeBeforeReserved),
+        "reserve-without-guard" => {
+            let bug = Function::Transact(reserve_without_guard);
+            plan.functions = plan.functions.with("reserve-stock", bug);
+        }
+        "charge-before-reserved" => {
+            let bug = Function::Prepare(charge_before_reserved);
+            plan.functions = plan.functions.with("prepare-payment", bug);
+        }
         _ => return None,
     }
-    debug_assert!(plan.bugs != EngineBugs::default() || plan.business_bug.is_some());
     Some(plan)
 }
 
-/// The functions of the business, with the bug if there is one.
-pub fn functions(bug: Option<BusinessBug>) -> Functions {
-    match bug {
-        None => fns::all(),
-        Some(BusinessBug::ReserveWithoutGuard) => {
-            fns::all().with("reserve-stock", Function::Transact(reserve_without_guard))
-        }
-        Some(BusinessBug::ChargeBeforeReserved) => {
-            fns::all().with("prepare-payment", Function::Prepare(charge_before_reserved))
-        }
-    }
-}
-
+/// Reserves without looking whether there is enough.
 fn reserve_without_guard(input: &TaskInput<'_>) -> Result<Vec<Write>, TaskError> {
     let reserved = moved(input.item, "inventoryStatus", inventory_status::RESERVED, input.now_ms);
     let mut writes = vec![unguarded(input.item, reserved)];
@@ -77,6 +62,7 @@ fn reserve_without_guard(input: &TaskInput<'_>) -> Result<Vec<Write>, TaskError>
     Ok(writes)
 }
 
+/// Charges as soon as the message comes, whatever became of the stock.
 fn charge_before_reserved(input: &DeliveryInput<'_>) -> Delivery {
     let order_id = input.message.str("orderId").unwrap_or("");
     let order = input.reads.find("orderId", order_id);

@@ -1,5 +1,7 @@
 //! The simulator's own tests: it passes what is right and finds what is wrong.
 
+mod bad_days;
+
 use super::*;
 
 const SEEDS: u64 = 20;

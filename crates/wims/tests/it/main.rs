@@ -2,6 +2,7 @@
 
 mod bad_days;
 mod bad_input;
+mod command_line;
 mod declaration;
 mod directory;
 mod durability;
@@ -12,4 +13,5 @@ mod house;
 mod kill;
 mod observer;
 mod payments;
+mod payments_api;
 mod smtp;

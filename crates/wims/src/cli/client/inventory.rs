@@ -14,9 +14,14 @@ use crate::domain;
 
 /// What can be done with stock.
 #[derive(Subcommand)]
+#[command(after_help = "Examples:\n  \
+    wims inventory list  # all items and what is left of each\n  \
+    wims inventory receive MACGUFFIN/LX 500  # units have arrived")]
 pub enum InventoryCommand {
     /// Show an item's stock
-    #[command(after_help = "Examples:\n  wims inventory get\n  wims inventory get MACGUFFIN/LX")]
+    #[command(after_help = "Examples:\n  \
+        wims inventory get  # the article's item\n  \
+        wims inventory get MACGUFFIN/LX  # any item")]
     Get(GetArgs),
     /// List all items, newest first
     #[command(after_help = "Example:\n  wims inventory list\n\nWith --json each page of the \
@@ -65,19 +70,19 @@ pub struct PutArgs {
     #[arg(value_parser = sku)]
     sku: Sku,
     /// What people call it
-    #[arg(long)]
+    #[arg(long, env = "WIMS_INVENTORY_PUT_NAME")]
     name: String,
     /// Its price in minor units: 2500 is 25.00 USD
-    #[arg(long, value_name = "MINOR")]
+    #[arg(long, env = "WIMS_INVENTORY_PUT_PRICE", value_name = "MINOR")]
     price: Option<i64>,
     /// Its price's currency, three capitals
-    #[arg(long)]
+    #[arg(long, env = "WIMS_INVENTORY_PUT_CURRENCY")]
     currency: Option<String>,
     /// The team is told when no more than this is left
-    #[arg(long, value_name = "N")]
+    #[arg(long, env = "WIMS_INVENTORY_PUT_REORDER_POINT", value_name = "N")]
     reorder_point: Option<i64>,
     /// Units one order may have, so that none blocks the shop
-    #[arg(long, value_name = "N")]
+    #[arg(long, env = "WIMS_INVENTORY_PUT_ORDER_QUANTITY_MAX", value_name = "N")]
     order_quantity_max: Option<i64>,
     #[command(flatten)]
     server: ServerArgs,

@@ -9,6 +9,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::builder::BoolishValueParser;
 use clap::{Args, Subcommand};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -27,15 +28,21 @@ const SHOWN: u64 = 100;
 
 /// What can be done with a log.
 #[derive(Subcommand)]
+#[command(after_help = "Examples:\n  \
+    wims log tail --follow  # events as they happen\n  \
+    wims log show --export events.jsonl  # all of them, in a file")]
 pub enum LogCommand {
     /// Show events from the oldest, or from where an earlier look ended; or export them
-    #[command(after_help = "Examples:\n  wims log show observer\n  wims log show observer \
-        --limit 1000 --json | grep payment.deadLettered\n  wims log show observer --export \
-        events.jsonl\n\nWhen more events follow, it tells the --after that continues.")]
+    #[command(after_help = "Examples:\n  \
+        wims log show observer  # the oldest hundred\n  \
+        wims log show --limit 1000 --json | grep payment.deadLettered  # some of many\n  \
+        wims log show observer --export events.jsonl  # all of them, in a file\n\n\
+        When more events follow, it tells the --after that continues.")]
     Show(ShowArgs),
     /// Show the newest events, and with --follow those to come
-    #[command(after_help = "Examples:\n  wims log tail observer\n  wims log tail observer -n 100 \
-        --follow")]
+    #[command(after_help = "Examples:\n  \
+        wims log tail observer  # the newest twenty\n  \
+        wims log tail observer -n 100 --follow  # a hundred, and those to come")]
     Tail(TailArgs),
 }
 
@@ -46,13 +53,14 @@ pub struct ShowArgs {
     #[arg(default_value = "observer", value_parser = path_segment)]
     log: String,
     /// Continue after this event, as an earlier look told it
-    #[arg(long, value_name = "CURSOR")]
+    #[arg(long, env = "WIMS_LOG_SHOW_AFTER", value_name = "CURSOR")]
     after: Option<String>,
     /// Events at most [default: 100; all with --export]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, env = "WIMS_LOG_SHOW_LIMIT", value_name = "N",
+        value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
     /// Write the events to this file, a line of JSON each
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, env = "WIMS_LOG_SHOW_EXPORT", value_name = "FILE")]
     export: Option<PathBuf>,
     #[command(flatten)]
     server: ServerArgs,
@@ -65,11 +73,11 @@ pub struct TailArgs {
     #[arg(default_value = "observer", value_parser = path_segment)]
     log: String,
     /// How many of the newest events
-    #[arg(short = 'n', long = "last", value_name = "N", default_value_t = 20,
-        value_parser = clap::value_parser!(u32).range(1..=500))]
+    #[arg(short = 'n', long = "last", env = "WIMS_LOG_TAIL_LAST", value_name = "N",
+        default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=500))]
     last: u32,
     /// Go on with events as they happen, until interrupted
-    #[arg(long, short)]
+    #[arg(long, short, env = "WIMS_LOG_TAIL_FOLLOW", value_parser = BoolishValueParser::new())]
     follow: bool,
     #[command(flatten)]
     server: ServerArgs,

@@ -17,6 +17,7 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use clap::Args;
+use clap::builder::BoolishValueParser;
 use reqwest::{Method, StatusCode, Url};
 use serde_json::Value;
 use wims_runtime::driver::with_causes;
@@ -37,7 +38,7 @@ pub struct ServerArgs {
     #[arg(long, env = "WIMS_URL", default_value = "http://127.0.0.1:8080", value_parser = base_url)]
     url: Url,
     /// Print the server's JSON instead of text for people
-    #[arg(long)]
+    #[arg(long, env = "WIMS_JSON", value_parser = BoolishValueParser::new())]
     json: bool,
 }
 

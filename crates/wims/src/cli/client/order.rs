@@ -3,6 +3,7 @@
 //! Promise: an order is placed once a call, never again on its own. It deliberately checks nothing
 //! the server checks: its refusals say what is wrong.
 
+use clap::builder::BoolishValueParser;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
@@ -12,6 +13,9 @@ use crate::cli::{Failure, block_on};
 
 /// What can be done with orders.
 #[derive(Subcommand)]
+#[command(after_help = "Examples:\n  \
+    wims order create --customer 349 --quantity 7  # place one\n  \
+    wims order list --status ON_HOLD  # those a person must look at")]
 pub enum OrderCommand {
     /// Place an order
     #[command(after_help = "Example:\n  wims order create --customer 349 --quantity 7\n\n\
@@ -22,9 +26,10 @@ pub enum OrderCommand {
     #[command(after_help = "Example:\n  wims order get 01890a5d-ac96-774b-bcce-b302099a8057")]
     Get(OrderArgs),
     /// List orders, newest first
-    #[command(after_help = "Examples:\n  wims order list --status ON_HOLD\n  wims order list \
-        --customer 349 --all --json | wc -l\n\nStatuses: PENDING, BACKORDERED, ON_HOLD, READY, \
-        SHIPPED.")]
+    #[command(after_help = "Examples:\n  \
+        wims order list --status ON_HOLD  # those a person must look at\n  \
+        wims order list --customer 349 --all --json | wc -l  # how many a customer has\n\n\
+        Statuses: PENDING, BACKORDERED, ON_HOLD, READY, SHIPPED.")]
     List(ListArgs),
     /// Tell that a READY order has left the warehouse
     #[command(after_help = "Example:\n  wims order ship 01890a5d-ac96-774b-bcce-b302099a8057\n\n\
@@ -36,10 +41,10 @@ pub enum OrderCommand {
 #[derive(Args)]
 pub struct CreateArgs {
     /// The customer's id, 1 to 128 characters
-    #[arg(long, value_name = "ID")]
+    #[arg(long, env = "WIMS_ORDER_CREATE_CUSTOMER", value_name = "ID")]
     customer: String,
     /// Units of the default item
-    #[arg(long, value_name = "N")]
+    #[arg(long, env = "WIMS_ORDER_CREATE_QUANTITY", value_name = "N")]
     quantity: i64,
     #[command(flatten)]
     server: ServerArgs,
@@ -59,16 +64,17 @@ pub struct OrderArgs {
 #[derive(Args)]
 pub struct ListArgs {
     /// Only orders of this status
-    #[arg(long)]
+    #[arg(long, env = "WIMS_ORDER_LIST_STATUS")]
     status: Option<String>,
     /// Only orders of this customer
-    #[arg(long, value_name = "ID")]
+    #[arg(long, env = "WIMS_ORDER_LIST_CUSTOMER", value_name = "ID")]
     customer: Option<String>,
     /// Orders at most; with --all, orders a request [default: 50; with --all 500]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=500))]
+    #[arg(long, env = "WIMS_ORDER_LIST_LIMIT", value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..=500))]
     limit: Option<u32>,
     /// All of them, page after page; with --json a line of JSON each
-    #[arg(long)]
+    #[arg(long, env = "WIMS_ORDER_LIST_ALL", value_parser = BoolishValueParser::new())]
     all: bool,
     #[command(flatten)]
     server: ServerArgs,

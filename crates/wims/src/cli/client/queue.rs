@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use clap::builder::BoolishValueParser;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
@@ -19,6 +20,9 @@ const REASON_CHARS_MAX: usize = 60;
 
 /// What can be done with queues.
 #[derive(Subcommand)]
+#[command(after_help = "Examples:\n  \
+    wims queue list  # how much waits where\n  \
+    wims queue redrive payments-dlq  # dead payments are tried again")]
 pub enum QueueCommand {
     /// List the queues and how much waits in each
     #[command(after_help = "Example:\n  wims queue list\n\nMESSAGES are those that could be \
@@ -29,9 +33,10 @@ pub enum QueueCommand {
         why a message is a dead letter.")]
     Peek(PeekArgs),
     /// Send dead letters back to the queue they came from
-    #[command(after_help = "Examples:\n  wims queue redrive payments-dlq --dry-run\n  wims queue \
-        redrive payments-dlq --limit 100\n\nA payment is charged under the same key again, so \
-        nobody pays twice.")]
+    #[command(after_help = "Examples:\n  \
+        wims queue redrive payments-dlq --dry-run  # how many there are\n  \
+        wims queue redrive payments-dlq --limit 100  # some of them\n\n\
+        A payment is charged under the same key again, so nobody pays twice.")]
     Redrive(RedriveArgs),
 }
 
@@ -42,7 +47,8 @@ pub struct PeekArgs {
     #[arg(value_parser = path_segment)]
     name: String,
     /// Messages at most [default: 50]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=500))]
+    #[arg(long, env = "WIMS_QUEUE_PEEK_LIMIT", value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..=500))]
     limit: Option<u32>,
     #[command(flatten)]
     server: ServerArgs,
@@ -55,10 +61,10 @@ pub struct RedriveArgs {
     #[arg(value_parser = path_segment)]
     name: String,
     /// Messages at most [default: 10000]
-    #[arg(long, value_name = "N")]
+    #[arg(long, env = "WIMS_QUEUE_REDRIVE_LIMIT", value_name = "N")]
     limit: Option<i64>,
     /// Only tell how many there are
-    #[arg(long)]
+    #[arg(long, env = "WIMS_QUEUE_REDRIVE_DRY_RUN", value_parser = BoolishValueParser::new())]
     dry_run: bool,
     #[command(flatten)]
     server: ServerArgs,
