@@ -6,7 +6,7 @@
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
-use crate::doc::{Doc, DocWriter, Field, Kind, View};
+use crate::doc::{Doc, DocWriter, Field, Kind, View, is_same};
 
 /// A value made of constants, documents and maps of them; what an enrichment returns.
 #[derive(Clone, Debug)]
@@ -106,7 +106,8 @@ impl<'a> Node<'a> {
     pub fn get(&self, name: &str) -> Option<Node<'a>> {
         match *self {
             Node::Tree(Tree::Map(entries)) => {
-                entries.iter().find(|entry| entry.0 == name).map(|entry| Node::Tree(&entry.1))
+                let named = |entry: &&(&str, _)| is_same(entry.0.as_bytes(), name.as_bytes());
+                entries.iter().find(named).map(|entry| Node::Tree(&entry.1))
             }
             Node::Tree(Tree::Doc(doc)) => doc.get(name).map(Node::View),
             Node::View(view) => view.get(name).map(Node::View),

@@ -2,27 +2,34 @@
 
 use rust_decimal::Decimal;
 
+use super::map::{MapView, Marked, mark, split};
 use super::{
-    DECIMAL, Doc, FALSE, Field, INTEGER, LIST, MAP, MAP_BYTES_MAX, MapView, Marked, NULL, STRING,
-    TRUE, View, WIDE_MAP, mark, split,
+    DECIMAL, Doc, FALSE, Field, INTEGER, LIST, MAP, MAP_BYTES_MAX, NULL, STRING, TRUE, View,
+    WIDE_MAP,
 };
 
 /// Appends one value in canonical bytes.
 #[derive(Default)]
 pub struct DocWriter {
     bytes: Vec<u8>,
-    /// Where the attributes of the maps being written start.
-    starts: Vec<usize>,
+    /// Where the attributes of the map being written begin.
+    base: usize,
+    /// Where the attributes of the maps being written start behind their bases, two bytes each.
+    /// Of a map too wide for a table they are wrong, and dropped.
+    starts: Vec<u8>,
+    /// Their marks.
+    marks: Vec<u8>,
 }
 
 impl DocWriter {
     pub(super) const fn new() -> DocWriter {
-        DocWriter { bytes: Vec::new(), starts: Vec::new() }
+        DocWriter { bytes: Vec::new(), base: 0, starts: Vec::new(), marks: Vec::new() }
     }
 
     pub(super) fn build(&mut self, write: impl FnOnce(&mut DocWriter)) -> Doc {
         self.bytes.clear();
         self.starts.clear();
+        self.marks.clear();
         write(self);
         Doc::from_slice(&self.bytes)
     }
@@ -89,24 +96,20 @@ impl DocWriter {
 
     /// A map; `write` appends attributes with [`DocWriter::entry`] in ascending order of names.
     pub fn map(&mut self, write: impl FnOnce(&mut DocWriter)) {
-        let (at, outer) = (self.begin(MAP), self.starts.len());
+        let (at, outer) = (self.begin(MAP), self.marks.len());
+        let outer_base = std::mem::replace(&mut self.base, at + 4);
         write(self);
-        if self.bytes.len() - at - 4 > MAP_BYTES_MAX {
+        if self.bytes.len() - self.base > MAP_BYTES_MAX {
             self.bytes[at - 1] = WIDE_MAP;
         } else {
-            for index in outer..self.starts.len() {
-                let start = (self.starts[index] - at - 4) as u16;
-                self.bytes.extend_from_slice(&start.to_le_bytes());
-            }
-            for index in outer..self.starts.len() {
-                let start = self.starts[index];
-                let name = start + 1..start + 1 + self.bytes[start] as usize;
-                self.bytes.push(mark(&self.bytes[name]));
-            }
-            let count = (self.starts.len() - outer) as u16;
+            let count = (self.marks.len() - outer) as u16;
+            self.bytes.extend_from_slice(&self.starts[2 * outer..]);
+            self.bytes.extend_from_slice(&self.marks[outer..]);
             self.bytes.extend_from_slice(&count.to_le_bytes());
         }
-        self.starts.truncate(outer);
+        self.base = outer_base;
+        self.starts.truncate(2 * outer);
+        self.marks.truncate(outer);
         self.end(at);
     }
 
@@ -114,12 +117,15 @@ impl DocWriter {
     ///
     /// # Panics
     /// When the name is longer than [`KEY_BYTES_MAX`](super::KEY_BYTES_MAX).
+    #[inline]
     pub fn key(&mut self, name: &str) {
-        self.raw_key(name.as_bytes());
+        self.raw_key(name.as_bytes(), mark(name.as_bytes()));
     }
 
-    fn raw_key(&mut self, name: &[u8]) {
-        self.starts.push(self.bytes.len());
+    fn raw_key(&mut self, name: &[u8], mark: u8) {
+        let start = (self.bytes.len() - self.base) as u16;
+        self.starts.extend_from_slice(&start.to_le_bytes());
+        self.marks.push(mark);
         self.bytes.push(u8::try_from(name.len()).expect("attribute names are at most 255 bytes"));
         self.bytes.extend_from_slice(name);
     }
@@ -166,8 +172,16 @@ impl DocWriter {
     }
 
     fn entries(&mut self, map: &Marked<'_>, from: usize, to: usize) {
-        let (start, here) = (map.start(from), self.bytes.len());
-        self.starts.extend((from..to).map(|index| here + map.start(index) - start));
+        let (start, here) = (map.start(from), self.bytes.len() - self.base);
+        if here == start {
+            self.starts.extend_from_slice(map.starts(from, to));
+        } else {
+            for index in from..to {
+                let moved = (here + map.start(index) - start) as u16;
+                self.starts.extend_from_slice(&moved.to_le_bytes());
+            }
+        }
+        self.marks.extend_from_slice(map.marks(from, to));
         self.bytes.extend_from_slice(&map.entries()[start..map.start(to)]);
     }
 
@@ -181,7 +195,7 @@ impl DocWriter {
                 match changes.next_if(|change| change.0.as_bytes() == name) {
                     Some((name, field)) => w.optional(name, *field),
                     None => {
-                        w.raw_key(name);
+                        w.raw_key(name, mark(name));
                         w.view(value);
                     }
                 }
