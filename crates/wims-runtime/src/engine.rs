@@ -244,6 +244,7 @@ impl Engine {
         self.appear_everywhere();
         self.start_api_pipes();
         self.release_held();
+        self.find_waiting_mails();
         self.sweep.owe(self.journal.segments().count() as u64 * self.options.segment_bytes);
         Ok(())
     }

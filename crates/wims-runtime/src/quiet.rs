@@ -9,7 +9,7 @@ use wims_stack::{
 
 use crate::engine::{Engine, EngineOptions};
 use crate::functions::{Function, Functions, PutEvent, Refusal, RouteInput, Routed, StreamRecord};
-use crate::io::{Input, Now, Output, Ticket};
+use crate::io::{Input, MailJob, Now, Output, Ticket};
 use crate::messages::Message;
 use crate::recovery::NoSegments;
 
@@ -92,6 +92,8 @@ pub fn tell(records: &[StreamRecord<'_>]) -> Vec<PutEvent> {
 pub struct Quiet {
     /// The engine.
     pub engine: Engine,
+    /// Mails that were handed out.
+    pub mails: Vec<MailJob>,
     now: Now,
     inputs: Vec<Input>,
 }
@@ -103,7 +105,7 @@ impl Quiet {
         let started =
             Engine::start(stack, functions, &mut NoSegments, EngineOptions::default(), now);
         let (engine, _) = started.expect("the stack can run");
-        let mut quiet = Quiet { engine, now, inputs: Vec::new() };
+        let mut quiet = Quiet { engine, mails: Vec::new(), now, inputs: Vec::new() };
         quiet.pass_ms(10);
         quiet
     }
@@ -121,7 +123,7 @@ impl Quiet {
             let mut outputs = Vec::new();
             self.now = Now { mono_us: self.now.mono_us + 1_000, ..self.now };
             self.engine.step(self.now, &mut self.inputs, &mut outputs);
-            self.inputs.extend(outputs.into_iter().filter_map(done));
+            outputs.into_iter().for_each(|output| self.carry_out(output));
         }
     }
 
@@ -137,17 +139,16 @@ impl Quiet {
         let messages = self.engine.state.queue(number.expect("it is declared"));
         messages.from(0).map(|(_, message)| message).collect()
     }
-}
 
-/// What comes of an output: the disk is there, nobody else is.
-fn done(output: Output) -> Option<Input> {
-    match output {
-        Output::Write(frame) => Some(Input::Written { buffer: frame.bytes }),
-        Output::Prepare { segment } => Some(Input::Prepared { segment, success: true }),
-        Output::Reply(..)
-        | Output::Remove { .. }
-        | Output::Call(_)
-        | Output::Mail(_)
-        | Output::History(_) => None,
+    /// The disk is there, mails are kept; nobody else is outside.
+    fn carry_out(&mut self, output: Output) {
+        match output {
+            Output::Write(frame) => self.inputs.push(Input::Written { buffer: frame.bytes }),
+            Output::Prepare { segment } => {
+                self.inputs.push(Input::Prepared { segment, success: true });
+            }
+            Output::Mail(mail) => self.mails.push(mail),
+            Output::Reply(..) | Output::Remove { .. } | Output::Call(_) | Output::History(_) => {}
+        }
     }
 }

@@ -278,7 +278,8 @@ pub struct Subscription {
 /// How often a subscription is served.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum MailLimit {
-    /// At most one mail a subject within the time; the others are left out.
+    /// At most one mail a subject within the time; of what comes meanwhile the newest follows when
+    /// it has passed.
     OncePerSubject {
         /// What makes two events the same subject, e.g. `$.detail.sku`.
         subject: Template,

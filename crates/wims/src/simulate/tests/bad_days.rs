@@ -1,6 +1,6 @@
-//! Bad days of the payments API that last hours, and what mails the team gets of them. The stack
-//! and the functions are those of `serve`; the clock is told, and nothing goes wrong except what
-//! a test asks for.
+//! Bad days of the payments API that last hours, stock that runs low again and again, and what
+//! mails the team gets of them. The stack and the functions are those of `serve`; the clock is
+//! told, and nothing goes wrong except what a test asks for.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ use wims_runtime::{EngineBugs, Functions};
 use wims_stack::{Doc, Field, Stack};
 
 use crate::constructs::payments_api::PaymentsPace;
-use crate::domain::{DEFAULT_SKU, TABLE};
+use crate::domain::{DEFAULT_SKU, Sku, TABLE};
 use crate::fns;
 use crate::stack::{Settings, wims_stack};
 
@@ -151,6 +151,31 @@ impl<'a> Shop<'a> {
         let customer = ("customerId", Field::Str("349"));
         let reply = self.call("create-order", &[customer, ("quantity", Field::Int(quantity))]);
         reply.str("orderId").expect("an id").to_owned()
+    }
+
+    /// Describes an item, new or known, with this reorder point.
+    fn describe(&mut self, sku: Sku<'_>, reorder_point: i64) {
+        let fields = [
+            ("product", Field::Str(sku.product)),
+            ("model", Field::Str(sku.model)),
+            ("productName", Field::Str("MacGuffin")),
+            ("unitPrice", Field::Int(2_500)),
+            ("reorderPoint", Field::Int(reorder_point)),
+        ];
+        self.call("put-item", &fields);
+    }
+
+    /// Books stock that came.
+    fn receive(&mut self, sku: Sku<'_>, quantity: i64) {
+        let (product, model) = (Field::Str(sku.product), Field::Str(sku.model));
+        let quantity = ("quantity", Field::Int(quantity));
+        self.call("receive-stock", &[("product", product), ("model", model), quantity]);
+    }
+
+    /// Subjects of the mails of low stock.
+    fn told_low(&self) -> Vec<&str> {
+        let subjects = self.town.mails.iter().map(|(_, mail)| mail.subject.as_str());
+        subjects.filter_map(|subject| subject.strip_prefix("Stock is low: ")).collect()
     }
 
     fn item(&mut self, query: Query) -> Doc {
@@ -392,4 +417,58 @@ fn a_digest_no_server_took_is_repeated_whole_under_its_message_id() {
     let tries: Vec<_> = mails[1..].iter().map(|mail| (&mail.message_id, &mail.text)).collect();
     assert_eq!(tries, [known; 3], "two tries in vain and one that was taken");
     assert_eq!(shop.queue("team-alerts-mails"), (0, 0, 0));
+}
+
+#[test]
+fn stock_that_runs_low_again_within_the_hour_is_mailed_when_it_ends_and_only_its_newest_state() {
+    let (stack, functions) = (stack(), fns::all());
+    let mut shop = Shop::open(&stack, &functions, 200, 404);
+    shop.describe(DEFAULT_SKU, 999_990);
+    shop.order(10);
+    shop.pass_s(60);
+    assert_eq!(shop.told_low(), ["MACGUFFIN/LX has 999990 left"], "the first at once");
+    for quantity in [101, 105] {
+        shop.receive(DEFAULT_SKU, 100);
+        shop.order(quantity);
+    }
+    assert_eq!(shop.queue("inventory-stock-mails"), (0, 0, 1), "only the newest waits");
+    // Another item has an hour of its own.
+    let bolt = Sku { product: "BOLT", model: "M8" };
+    shop.describe(bolt, 0);
+    shop.receive(bolt, 5);
+    shop.describe(bolt, 10);
+    assert_eq!(shop.told_low()[1..], ["BOLT/M8 has 5 left"]);
+    shop.pass_s(HOUR_S);
+    assert_eq!(shop.told_low()[2..], ["MACGUFFIN/LX has 999984 left"]);
+    let after_us = shop.town.mails[2].0 - shop.town.mails[0].0;
+    // From one try to the next; a mail leaves some milliseconds after its try began.
+    let range = HOUR_S * SECOND_US - SECOND_US / 10..=HOUR_S * SECOND_US + 2 * SECOND_US;
+    assert!(range.contains(&after_us), "{after_us} us later");
+    assert_eq!(shop.queue("inventory-stock-mails"), (0, 0, 0));
+    // That mail began an hour as well; once it has passed the next one is a first one again.
+    shop.pass_s(HOUR_S);
+    assert_eq!(shop.told_low().len(), 3, "nothing is told twice");
+    shop.receive(DEFAULT_SKU, 100);
+    shop.order(100);
+    shop.pass_s(5);
+    assert_eq!(shop.told_low()[3..], ["MACGUFFIN/LX has 999984 left"]);
+}
+
+#[test]
+fn a_mail_that_waited_for_its_hour_is_repeated_under_its_message_id() {
+    let (stack, functions) = (stack(), fns::all());
+    let mut shop = Shop::open(&stack, &functions, 200, 404);
+    shop.describe(DEFAULT_SKU, 999_990);
+    shop.order(10);
+    shop.receive(DEFAULT_SKU, 100);
+    shop.order(101);
+    assert_eq!(shop.told_low().len(), 1);
+    shop.town.busy = 2;
+    shop.pass_s(HOUR_S + 60);
+    let mails: Vec<_> = shop.town.mails.iter().map(|(_, mail)| mail).collect();
+    let known = (&mails[1].message_id, &mails[1].text);
+    assert_ne!(&mails[0].message_id, known.0);
+    let tries: Vec<_> = mails[1..].iter().map(|mail| (&mail.message_id, &mail.text)).collect();
+    assert_eq!(tries, [known; 3], "two tries in vain and one that was taken");
+    assert_eq!(shop.queue("inventory-stock-mails"), (0, 0, 0));
 }
