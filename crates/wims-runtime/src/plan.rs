@@ -236,8 +236,25 @@ pub struct QueuePlan {
 pub struct LogPlan {
     /// Patterns of the rules that have it as a target, with the number of their bus.
     pub rules: Vec<(u16, CompiledPattern)>,
-    /// Stream pipes: table, bus, enrichment, prefixes that are not streamed.
-    pub streams: Vec<(u16, u16, EnrichFn, Vec<String>)>,
+    /// Stream pipes, whose change events are made again.
+    pub streams: Vec<LogStream>,
+    /// Number of the first pipe the journal ever knew; events of the others are marked.
+    pub first_pipe: Option<u16>,
+}
+
+/// A stream pipe, as a log needs it.
+#[derive(Clone)]
+pub struct LogStream {
+    /// Its number as a consumer.
+    pub pipe: u16,
+    /// Number of the table.
+    pub table: u16,
+    /// Number of the bus.
+    pub bus: u16,
+    /// Makes the events.
+    pub enrich: EnrichFn,
+    /// Prefixes of `pk` that are not streamed.
+    pub unstreamed: Vec<String>,
 }
 
 /// Names of all resources of a stack that need a number, in order of declaration.
