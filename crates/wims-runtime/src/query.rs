@@ -188,7 +188,7 @@ impl Engine {
             executions: self.state.executions.len(),
             closed_waiting: tables.iter().map(|n| self.state.table(*n).closed_waiting()).sum(),
             sweeps: self.sweep.finished,
-            timings: self.timings.clone(),
+            timings: self.stopwatch.timings.clone(),
         }
     }
 

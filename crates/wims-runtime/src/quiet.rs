@@ -101,9 +101,13 @@ pub struct Quiet {
 impl Quiet {
     /// Starts an engine and lets it prepare its segments.
     pub fn start(stack: &Stack, functions: &Functions) -> Quiet {
+        Quiet::start_with(stack, functions, EngineOptions::default())
+    }
+
+    /// Starts an engine that is set up in another way.
+    pub fn start_with(stack: &Stack, functions: &Functions, options: EngineOptions) -> Quiet {
         let now = Now { wall_ms: 1_700_000_000_000, mono_us: 0 };
-        let started =
-            Engine::start(stack, functions, &mut NoSegments, EngineOptions::default(), now);
+        let started = Engine::start(stack, functions, &mut NoSegments, options, now);
         let (engine, _) = started.expect("the stack can run");
         let mut quiet = Quiet { engine, mails: Vec::new(), now, inputs: Vec::new() };
         quiet.pass_ms(10);
