@@ -194,7 +194,7 @@ fn a_seed_reproduces_to_the_bit() {
 
 #[test]
 fn bugs_of_the_disk_and_of_recovery_are_found() {
-    let torn = RecoveryBugs { accept_torn_tail: true };
+    let torn = RecoveryBugs { accept_torn_tail: true, ..RecoveryBugs::default() };
     let planted = [
         EngineBugs { reply_before_sync: true, ..EngineBugs::default() },
         EngineBugs { skip_sync: true, ..EngineBugs::default() },
