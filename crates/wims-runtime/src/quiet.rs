@@ -34,9 +34,8 @@ pub fn stack(to: TargetRef) -> Stack {
     });
     stack.pipes.push(Pipe {
         name: "p".into(),
-        source: PipeSource::Stream { table, batch_size: 10 },
+        source: PipeSource::Stream { table, batch_size: 10, dead_letters: dead_letters.clone() },
         target: PipeTarget::Bus { bus: bus.clone(), enrichment: FunctionRef::new("tell") },
-        dead_letters: dead_letters.clone(),
     });
     stack.rules.push(Rule {
         name: "r".into(),

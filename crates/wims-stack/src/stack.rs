@@ -121,8 +121,6 @@ pub struct Pipe {
     pub source: PipeSource,
     /// Where it delivers.
     pub target: PipeTarget,
-    /// Where a record goes that cannot be delivered.
-    pub dead_letters: QueueRef,
 }
 
 /// Where a pipe reads.
@@ -134,8 +132,10 @@ pub enum PipeSource {
         table: TableRef,
         /// The most records a batch has.
         batch_size: usize,
+        /// Where a record goes that cannot be delivered.
+        dead_letters: QueueRef,
     },
-    /// A queue, one message at a time.
+    /// A queue, one message at a time; its redrive says when and where a message is a dead letter.
     Queue(QueueRef),
 }
 

@@ -39,9 +39,8 @@ fn stack() -> Stack {
     });
     stack.pipes.push(Pipe {
         name: "NotesPipe".into(),
-        source: PipeSource::Stream { table: table.clone(), batch_size: 10 },
+        source: PipeSource::Stream { table: table.clone(), batch_size: 10, dead_letters },
         target: PipeTarget::Bus { bus, enrichment: FunctionRef::new("tell-nobody") },
-        dead_letters,
     });
     stack.routes.push(Route {
         name: "write-note".into(),

@@ -211,9 +211,9 @@ impl<'a> Shop<'a> {
         }
     }
 
-    /// Sends all dead payments back; how many.
-    fn redrive(&mut self) -> usize {
-        let queue = "payments-dlq".to_owned();
+    /// Sends all dead letters of a queue back; how many.
+    fn redrive(&mut self, queue: &str) -> usize {
+        let queue = queue.to_owned();
         match self.query(Query::Redrive { queue, limit: 100, dry_run: false }) {
             Answer::Moved(Some(moved)) => moved,
             other => panic!("nothing is sent back: {other:?}"),
@@ -279,7 +279,7 @@ fn a_dead_payment_that_is_redriven_is_paid_under_the_key_of_its_first_attempt() 
     shop.pass_s(HOUR_S);
     assert_eq!(shop.town.calls.len(), before, "dead letters wait for a person");
 
-    assert_eq!(shop.redrive(), 1);
+    assert_eq!(shop.redrive("payments-dlq"), 1);
     shop.pass_s(10);
     let paid = shop.stored(&order);
     assert_eq!(states(&paid), (Some("READY"), Some("PAID")));
@@ -293,6 +293,39 @@ fn a_dead_payment_that_is_redriven_is_paid_under_the_key_of_its_first_attempt() 
     let charges = shop.town.charges();
     assert_eq!(charges.len(), 11);
     assert!(charges.iter().all(|(_, call)| call.body == charges[0].1.body), "{charges:?}");
+}
+
+#[test]
+fn the_redrive_of_its_queue_alone_says_when_and_where_a_payment_is_a_dead_letter() {
+    let mut edited = serde_json::to_value(stack()).expect("a stack is JSON");
+    let queues = edited["queues"].as_array_mut().expect("queues");
+    let queue = queues.iter_mut().find(|queue| queue["name"] == "payments-queue");
+    queue.expect("it is declared")["redrive"] =
+        serde_json::json!({"dead_letters": "events-dlq", "receive_count_max": 3});
+    let stack: Stack = serde_json::from_value(edited).expect("a stack");
+    let functions = fns::all();
+    let mut shop = Shop::open(&stack, &functions, 500, 404);
+    let unknown = shop.order(7);
+    shop.pass_s(6 * HOUR_S);
+    assert_eq!(shop.town.charges().len(), 3);
+    assert_eq!(states(&shop.stored(&unknown)), (Some("ON_HOLD"), Some("FAILED")));
+    shop.answers(422, 404);
+    let refused = shop.order(1);
+    shop.pass_s(10);
+    assert_eq!(states(&shop.stored(&refused)), (Some("ON_HOLD"), Some("FAILED")));
+
+    assert_eq!(shop.queue("payments-dlq"), (0, 0, 0));
+    let letters = shop.messages("events-dlq");
+    let of = |letter: &MessageRow| letter.body.str("orderId").map(str::to_owned);
+    assert_eq!(letters.iter().map(of).collect::<Vec<_>>(), [Some(unknown), Some(refused.clone())]);
+    let attempts = |letter: &MessageRow| letter.attributes.as_ref()?.int("RETRY_ATTEMPTS");
+    assert_eq!(letters.iter().map(attempts).collect::<Vec<_>>(), [Some(3), Some(0)]);
+
+    shop.answers(200, 404);
+    assert_eq!(shop.redrive("events-dlq"), 2);
+    shop.pass_s(10);
+    assert_eq!(states(&shop.stored(&refused)), (Some("READY"), Some("PAID")));
+    assert_eq!(shop.queue("payments-queue"), (0, 0, 0));
 }
 
 #[test]
