@@ -314,8 +314,7 @@ impl Engine {
         let wait_ms = self.unknown_wait_ms(attempts);
         // Counted first, so that a dead letter tells how many attempts there were.
         self.hide(api, id, wait_ms, 1);
-        let redrive = plan.queues.get(&api.queue).and_then(|queue| queue.redrive);
-        if redrive.is_some_and(|(_, attempts_max)| attempts >= attempts_max) {
+        if attempts >= api.attempts_max {
             self.write_outcome(api, id, &CallOutcome::Exhausted(reason.clone()))?;
             self.bury_message(plan, api, id, &reason);
         } else {
@@ -589,7 +588,7 @@ mod tests {
         let mut stack = quiet::stack(TargetRef::Queue(QueueRef::new("noted"), message));
         let noted = stack.queues.iter_mut().find(|queue| queue.name.name() == "noted");
         noted.expect("it is declared").redrive =
-            Some(Redrive { dead_letters: dead_letters.clone(), receive_count_max: attempts_max });
+            Some(Redrive { dead_letters, receive_count_max: attempts_max });
         stack.queues.push(Queue {
             name: QueueRef::new("mails"),
             visibility_timeout_ms: 30_000,
@@ -621,7 +620,6 @@ mod tests {
                 timeout_ms: 1_000,
                 alarm,
             }),
-            dead_letters,
         });
         stack
     }

@@ -13,13 +13,14 @@ use wims_stack::{Action, Doc, Stack, Write};
 
 use crate::api_pipe::ApiPipe;
 use crate::functions::{Functions, Refusal, RouteInput};
-use crate::io::{Answer, Input, Now, Output, Ticket, Timings};
+use crate::io::{Answer, Input, Now, Output, Ticket};
 use crate::journal::Journal;
 use crate::mails::Mails;
 use crate::plan::{Plan, PlanError, compile, resource_names};
 use crate::record::{Entry, Named, Record};
 use crate::recovery::{Recovered, RecoveryBugs, RecoveryError, SegmentStore, recover};
 use crate::state::State;
+use crate::stopwatch::Stopwatch;
 use crate::sweep::Sweep;
 use crate::transact::TransactFailure;
 
@@ -135,15 +136,6 @@ impl Replay {
     }
 }
 
-/// Requests whose records are in one frame, for the timings.
-#[derive(Default)]
-struct OpenCalls {
-    /// When each step took how many of them.
-    steps: Vec<(u64, u64)>,
-    first_seq: u64,
-    submitted_us: u64,
-}
-
 /// The engine; see the module.
 pub struct Engine {
     pub(crate) plan: Arc<Plan>,
@@ -156,9 +148,7 @@ pub struct Engine {
     /// Outputs that wait until everything up to a sequence is durable, in order.
     held: VecDeque<(u64, Output)>,
     in_flight_seq: u64,
-    pub(crate) timings: Timings,
-    open_calls: OpenCalls,
-    in_flight_calls: OpenCalls,
+    pub(crate) stopwatch: Stopwatch,
     pub(crate) api_pipes: Vec<ApiPipe>,
     pub(crate) mails: Mails,
     pub(crate) sweep: Sweep,
@@ -208,9 +198,7 @@ impl Engine {
             options,
             held: VecDeque::new(),
             in_flight_seq: 0,
-            timings: Timings::default(),
-            open_calls: OpenCalls::default(),
-            in_flight_calls: OpenCalls::default(),
+            stopwatch: Stopwatch::new(recovered.end.last_seq + 1),
             api_pipes: Vec::new(),
             mails: Mails::default(),
             sweep: Sweep::default(),
@@ -244,6 +232,7 @@ impl Engine {
         self.appear_everywhere();
         self.start_api_pipes();
         self.release_held();
+        self.find_waiting_mails();
         self.sweep.owe(self.journal.segments().count() as u64 * self.options.segment_bytes);
         Ok(())
     }
@@ -268,7 +257,7 @@ impl Engine {
         }
         *inputs = left;
         if calls > 0 {
-            self.open_calls.steps.push((now.mono_us, calls));
+            self.stopwatch.took(now.mono_us, calls, self.last_change());
         }
         let plan = self.plan.clone();
         self.wake_executions(&plan);
@@ -311,10 +300,15 @@ impl Engine {
 
     /// Whether work is left that this step's budget did not cover.
     fn has_more_work(&self) -> bool {
-        let last = self.state.stream.back().map_or(0, |change| change.seq);
+        let last = self.last_change();
         let is_wake_due =
             self.state.wakes.first().is_some_and(|(at, _)| *at <= self.state.clock_ms);
         is_wake_due || self.positions.iter().any(|position| *position < last)
+    }
+
+    /// The last change that some consumer of the stream has not seen; 0 when there is none.
+    fn last_change(&self) -> u64 {
+        self.state.stream.back().map_or(0, |change| change.seq)
     }
 
     /// Whether more requests may be handed to a step: the open frame has room.
@@ -399,7 +393,7 @@ impl Engine {
             }
             Input::Written { buffer } => {
                 self.journal.written(self.in_flight_seq, buffer);
-                self.note_timings(now_us);
+                self.stopwatch.durable(now_us);
             }
             Input::Prepared { segment, success } => {
                 self.journal.prepared(segment, success);
@@ -511,10 +505,8 @@ impl Engine {
         if let Some(write) = write {
             self.in_flight_seq = last_seq;
             self.last_write_ms = clock_ms;
-            std::mem::swap(&mut self.open_calls, &mut self.in_flight_calls);
-            self.open_calls.steps.clear();
-            self.open_calls.first_seq = last_seq + 1;
-            self.in_flight_calls.submitted_us = now_us;
+            let seen = self.positions.iter().copied().min().unwrap_or(u64::MAX);
+            self.stopwatch.submitted(now_us, last_seq, seen, self.last_change());
             outputs.push(Output::Write(write));
         }
         if clock_ms >= self.prepare_retry_ms
@@ -525,18 +517,6 @@ impl Engine {
         let keep_after_ms = self.now.wall_ms.saturating_sub(self.plan.log_retention_ms);
         if let Some(segment) = self.journal.remove(keep_after_ms) {
             outputs.push(Output::Remove { segment });
-        }
-    }
-
-    fn note_timings(&mut self, now_us: u64) {
-        let since = |us: u64| now_us.saturating_sub(us);
-        let calls = &self.in_flight_calls;
-        self.timings.commit_us.record(since(calls.submitted_us), 1);
-        self.timings
-            .group_records
-            .record((self.in_flight_seq + 1).saturating_sub(calls.first_seq), 1);
-        for (taken_us, count) in &calls.steps {
-            self.timings.settle_us.record(since(*taken_us), *count);
         }
     }
 

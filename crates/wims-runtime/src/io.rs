@@ -265,8 +265,8 @@ pub struct Status {
 pub struct Timings {
     /// From a frame's submission until it was durable.
     pub commit_us: Histogram,
-    /// From a request's step until it and what followed from it at once was durable: stock
-    /// reserved, payment enqueued. One value a request.
+    /// From a request's step until it, its events, what their targets did at once and the events
+    /// of that were durable, in one frame or, when it was full, in several. One value a request.
     pub settle_us: Histogram,
     /// Records of a frame.
     pub group_records: Histogram,

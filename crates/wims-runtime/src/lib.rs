@@ -27,6 +27,7 @@ mod bus;
 mod mails;
 mod query;
 mod slots;
+mod stopwatch;
 mod sweep;
 mod transact;
 mod workflow;

@@ -1,12 +1,14 @@
 //! Topics and their mails: what is published waits in the subscription's queue until sent.
 //!
 //! Promise: nothing published is forgotten; a mail may arrive twice after a crash, with the same
-//! Message-ID. A digest gathers what comes shortly after a mail. It deliberately knows no SMTP.
+//! Message-ID. A digest gathers what comes shortly after a mail; where a subject has one mail in a
+//! time, what comes meanwhile waits for the end of that time, and the newest of it is mailed. It
+//! deliberately knows no SMTP.
 
 use std::collections::HashMap;
 use std::panic::catch_unwind;
 
-use wims_stack::{Doc, EventView, Field, MailLimit};
+use wims_stack::{Doc, EventView, Field, MailLimit, Template};
 
 use crate::bus::{SOURCE_QUEUE, event_doc};
 use crate::engine::{Cause, Engine};
@@ -14,6 +16,7 @@ use crate::functions::MailText;
 use crate::io::{MailId, MailJob, MailResult, Output};
 use crate::plan::{Plan, SubscriptionPlan};
 use crate::record::{Hidden, Record};
+use crate::workflow::event_view;
 
 /// Mails of one queue under way at once.
 const IN_FLIGHT_MAX: usize = 4;
@@ -26,10 +29,13 @@ const ATTEMPTS_MAX: u32 = 50;
 /// The longest wait between two attempts.
 const RETRY_MAX_MS: u64 = 600_000;
 
-/// Mails under way.
+/// Mails under way, and which messages wait.
 #[derive(Default)]
 pub(crate) struct Mails {
     in_flight: HashMap<u16, usize>,
+    /// The message that waits for the end of its subject's time, by queue and subject. Messages
+    /// and times are in the journal; this only finds the one that a newer one replaces.
+    waiting: HashMap<(u16, u64), u64>,
     pub stopped: bool,
 }
 
@@ -53,31 +59,7 @@ impl Engine {
             return;
         }
         for subscription in &plan.topics[topic].subscriptions {
-            if self.is_due(subscription, event, cause) {
-                self.send(subscription.queue, event_doc(event), None, cause);
-            }
-        }
-    }
-
-    /// Whether a subscription wants this event; notes that it was served.
-    fn is_due(
-        &mut self,
-        subscription: &SubscriptionPlan,
-        event: &EventView<'_>,
-        cause: Cause,
-    ) -> bool {
-        match &subscription.subscription.limit {
-            MailLimit::Digest { .. } => true,
-            MailLimit::OncePerSubject { subject, window_ms } => {
-                let subject = hash(subject.render(event).bytes());
-                let (queue, clock_ms) = (subscription.queue, self.state.clock_ms);
-                if self.state.served.get(&(queue, subject)).is_some_and(|until| *until > clock_ms) {
-                    return false;
-                }
-                let until_ms = clock_ms + window_ms;
-                self.emit(cause, Record::Served { queue, subject, until_ms });
-                true
-            }
+            self.send(subscription.queue, event_doc(event), None, cause);
         }
     }
 
@@ -88,25 +70,77 @@ impl Engine {
         }
         for subscription in plan.topics.iter().flat_map(|topic| &topic.subscriptions) {
             self.state.appear(subscription.queue);
-            while let Some(messages) = self.next_mail(subscription) {
+            while self.journal.has_room()
+                && let Some(messages) = self.next_mail(subscription)
+            {
                 self.start_mail(subscription, messages);
             }
         }
     }
 
     /// Messages of the next mail of a subscription, if one is due.
-    fn next_mail(&self, subscription: &SubscriptionPlan) -> Option<Vec<u64>> {
+    fn next_mail(&mut self, subscription: &SubscriptionPlan) -> Option<Vec<u64>> {
         let queue = subscription.queue;
         let under_way = self.mails.in_flight.get(&queue).copied().unwrap_or(0);
-        let first = self.state.queue(queue).first_ready()?;
-        match subscription.subscription.limit {
-            MailLimit::OncePerSubject { .. } => (under_way < IN_FLIGHT_MAX).then(|| vec![first]),
+        match &subscription.subscription.limit {
+            MailLimit::OncePerSubject { .. } if under_way >= IN_FLIGHT_MAX => None,
+            MailLimit::OncePerSubject { subject, .. } => self.next_of_subjects(queue, subject),
             MailLimit::Digest { .. } => {
+                let first = self.state.queue(queue).first_ready()?;
                 let clock_ms = self.state.clock_ms;
                 let served = self.state.served.get(&(queue, 0));
                 let waits = served.is_some_and(|until| *until > clock_ms);
                 (under_way == 0 && !waits).then(|| self.ready_messages(queue, first))
             }
+        }
+    }
+
+    /// The oldest message whose subject may have a mail now; those before it are made to wait.
+    fn next_of_subjects(&mut self, queue: u16, subject: &Template) -> Option<Vec<u64>> {
+        while self.journal.has_room() {
+            let first = self.state.queue(queue).first_ready()?;
+            match self.must_wait(queue, subject, first) {
+                None => return Some(vec![first]),
+                Some((subject, until_ms)) => self.let_wait(queue, first, subject, until_ms),
+            }
+        }
+        None
+    }
+
+    /// The subject of a message and until when it has no further mail. A message that was tried
+    /// already is the mail of that time.
+    fn must_wait(&self, queue: u16, subject: &Template, id: u64) -> Option<(u64, u64)> {
+        let message = self.state.queue(queue).get(id).filter(|message| message.receives == 0)?;
+        let subject = subject_of(subject, &message.body);
+        let until_ms = *self.state.served.get(&(queue, subject))?;
+        (until_ms > self.state.clock_ms).then_some((subject, until_ms))
+    }
+
+    /// Hides a message until its subject may have a mail again. It replaces the one that waits
+    /// already, if any: of several only the newest is worth a mail.
+    fn let_wait(&mut self, queue: u16, id: u64, subject: u64, until_ms: u64) {
+        let older = self.mails.waiting.insert((queue, subject), id);
+        if let Some(older) = older.filter(|older| *older != id) {
+            self.delete(queue, older);
+        }
+        let visible_at_ms = until_ms;
+        let hidden = Hidden { queue, id, visible_at_ms, receives: 0, attempts: 0, held: false };
+        self.emit(Cause { seq: id, replay: false }, Record::Hidden(hidden));
+    }
+
+    /// Finds the messages that a former life made to wait.
+    pub(crate) fn find_waiting_mails(&mut self) {
+        let (plan, clock_ms) = (self.plan.clone(), self.state.clock_ms);
+        for subscription in plan.topics.iter().flat_map(|topic| &topic.subscriptions) {
+            let MailLimit::OncePerSubject { subject, .. } = &subscription.subscription.limit else {
+                continue;
+            };
+            let queue = subscription.queue;
+            let messages = self.state.queue(queue).from(0);
+            let waiting = messages
+                .filter(|(_, message)| message.receives == 0 && message.visible_at_ms > clock_ms)
+                .map(|(id, message)| ((queue, subject_of(subject, &message.body)), id));
+            self.mails.waiting.extend(waiting);
         }
     }
 
@@ -135,6 +169,9 @@ impl Engine {
             };
             self.emit(Cause::default(), Record::Hidden(hidden));
         }
+        if let MailLimit::OncePerSubject { subject, window_ms } = &subscription.subscription.limit {
+            self.note_tried(queue, messages[0], subject_of(subject, &events[0]), *window_ms);
+        }
         // A mail that cannot be written is sent as the bare events, rather than never.
         let text = catch_unwind(|| (subscription.mail)(&events)).unwrap_or_else(|_| MailText {
             subject: "WIMS: an event".into(),
@@ -151,14 +188,24 @@ impl Engine {
         }));
     }
 
+    /// Each try of a mail begins the time in which its subject has no other one.
+    fn note_tried(&mut self, queue: u16, id: u64, subject: u64, window_ms: u64) {
+        if self.mails.waiting.get(&(queue, subject)) == Some(&id) {
+            self.mails.waiting.remove(&(queue, subject));
+        }
+        let until_ms = self.state.clock_ms + window_ms;
+        let cause = Cause { seq: id, replay: false };
+        self.emit(cause, Record::Served { queue, subject, until_ms });
+    }
+
     /// Takes note of how a mail went.
     pub(crate) fn mailed(&mut self, mail: &MailId, result: &MailResult) {
         if let Some(under_way) = self.mails.in_flight.get_mut(&mail.queue) {
             *under_way = under_way.saturating_sub(1);
         }
         let plan = self.plan.clone();
-        self.note_served(&plan, mail, result);
         let visible_at_ms = self.next_try_ms(mail);
+        self.note_served(&plan, mail, result, visible_at_ms);
         for id in &mail.messages {
             match result {
                 MailResult::Sent => self.delete(mail.queue, *id),
@@ -170,17 +217,29 @@ impl Engine {
         }
     }
 
-    /// A digest that was sent starts the time in which the next events are gathered.
-    fn note_served(&mut self, plan: &Plan, mail: &MailId, result: &MailResult) {
-        let subscriptions = plan.topics.iter().flat_map(|topic| &topic.subscriptions);
-        let limit = subscriptions
-            .filter(|subscription| subscription.queue == mail.queue)
-            .map(|subscription| &subscription.subscription.limit)
-            .next();
-        if let (Some(MailLimit::Digest { window_ms }), MailResult::Sent) = (limit, result) {
-            let until_ms = self.state.clock_ms + window_ms;
-            let served = Record::Served { queue: mail.queue, subject: 0, until_ms };
-            self.emit(Cause::default(), served);
+    /// A digest that was sent starts the time in which the next events are gathered. A mail that
+    /// is tried again later holds up the next one of its subject as long.
+    fn note_served(&mut self, plan: &Plan, mail: &MailId, result: &MailResult, next_try_ms: u64) {
+        let queue = mail.queue;
+        let mut subscriptions = plan.topics.iter().flat_map(|topic| &topic.subscriptions);
+        let subscription = subscriptions.find(|subscription| subscription.queue == queue);
+        let served = match (subscription.map(|plan| &plan.subscription.limit), result) {
+            (Some(MailLimit::Digest { window_ms }), MailResult::Sent) => {
+                Some((0, self.state.clock_ms + window_ms))
+            }
+            (Some(MailLimit::OncePerSubject { subject, window_ms }), MailResult::Retry(_)) => {
+                let message = mail.messages.first().and_then(|id| self.state.queue(queue).get(*id));
+                message.map(|message| (subject_of(subject, &message.body), next_try_ms + window_ms))
+            }
+            (Some(MailLimit::Digest { .. }), MailResult::Retry(_) | MailResult::Rejected(_))
+            | (
+                Some(MailLimit::OncePerSubject { .. }),
+                MailResult::Sent | MailResult::Rejected(_),
+            )
+            | (None, _) => None,
+        };
+        if let Some((subject, until_ms)) = served {
+            self.emit(Cause::default(), Record::Served { queue, subject, until_ms });
         }
     }
 
@@ -236,8 +295,154 @@ impl Engine {
     }
 }
 
+/// What a message is about, for those whose subject has one mail in a time.
+fn subject_of(subject: &Template, body: &Doc) -> u64 {
+    hash(subject.render(&event_view(body)).bytes())
+}
+
 /// FNV-1a; 0 is kept for digests.
 fn hash(bytes: &[u8]) -> u64 {
     let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, step).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use wims_stack::{
+        FunctionRef, Queue, QueueRef, Stack, Subscription, TargetRef, Topic, TopicRef,
+    };
+
+    use super::*;
+    use crate::functions::{Function, Functions};
+    use crate::quiet::{self, Quiet};
+
+    const WINDOW_MS: u64 = 2_000;
+
+    /// Each new item is a mail, and all have the same subject.
+    fn stack(window_ms: u64) -> Stack {
+        let (topic, queue) = (TopicRef::new("news"), QueueRef::new("mails"));
+        let mut stack = quiet::stack(TargetRef::Topic(topic.clone()));
+        stack.queues.push(Queue {
+            name: queue.clone(),
+            visibility_timeout_ms: 30_000,
+            redrive: None,
+            alarm: None,
+        });
+        let subject = Template::path("$.detail.pk");
+        stack.topics.push(Topic {
+            name: topic,
+            subscriptions: vec![Subscription {
+                queue,
+                email: "team@localhost".into(),
+                mail: FunctionRef::new("mail"),
+                limit: MailLimit::OncePerSubject { subject, window_ms },
+            }],
+        });
+        stack
+    }
+
+    fn functions() -> Functions {
+        quiet::functions().with("mail", Function::Mail(mail))
+    }
+
+    /// A mail headed by the `sk` of the item.
+    fn mail(events: &[Doc]) -> MailText {
+        let item = events[0].part("detail").expect("an item");
+        MailText { subject: item.str("sk").expect("a key").into(), text: String::new() }
+    }
+
+    fn tell(quiet: &mut Quiet, sk: &str) {
+        quiet.put(sk);
+        quiet.pass_ms(10);
+    }
+
+    /// How the last mail went.
+    fn answer(quiet: &mut Quiet, result: &MailResult) {
+        let mail = quiet.mails.last().expect("a mail is under way").mail.clone();
+        quiet.engine.mailed(&mail, result);
+    }
+
+    fn heads(quiet: &Quiet) -> Vec<&str> {
+        quiet.mails.iter().map(|mail| mail.subject.as_str()).collect()
+    }
+
+    /// What only the memory of a process knows is gone.
+    fn begin_new_life(quiet: &mut Quiet) {
+        quiet.engine.mails = Mails::default();
+        quiet.engine.release_held();
+        quiet.engine.find_waiting_mails();
+    }
+
+    #[test]
+    fn of_what_comes_within_the_time_of_a_mail_the_newest_is_mailed_when_it_ends() {
+        let mut quiet = Quiet::start(&stack(WINDOW_MS), &functions());
+        tell(&mut quiet, "1");
+        assert_eq!(heads(&quiet), ["1"], "the first at once");
+        answer(&mut quiet, &MailResult::Sent);
+        ["2", "3"].into_iter().for_each(|sk| tell(&mut quiet, sk));
+        assert_eq!(heads(&quiet), ["1"]);
+        assert_eq!(quiet.messages("mails").len(), 1, "only the newest waits");
+        quiet.pass_ms(WINDOW_MS);
+        assert_eq!(heads(&quiet), ["1", "3"]);
+        answer(&mut quiet, &MailResult::Sent);
+        // That mail begins a time of its own.
+        tell(&mut quiet, "4");
+        assert_eq!(heads(&quiet), ["1", "3"]);
+        quiet.pass_ms(WINDOW_MS);
+        assert_eq!(heads(&quiet), ["1", "3", "4"]);
+        answer(&mut quiet, &MailResult::Sent);
+        assert!(quiet.messages("mails").is_empty());
+        quiet.pass_ms(WINDOW_MS);
+        tell(&mut quiet, "5");
+        assert_eq!(heads(&quiet), ["1", "3", "4", "5"], "a first one again");
+    }
+
+    #[test]
+    fn a_new_life_knows_what_waits() {
+        let mut quiet = Quiet::start(&stack(WINDOW_MS), &functions());
+        tell(&mut quiet, "1");
+        answer(&mut quiet, &MailResult::Sent);
+        tell(&mut quiet, "2");
+        begin_new_life(&mut quiet);
+        tell(&mut quiet, "3");
+        assert_eq!(quiet.messages("mails").len(), 1, "only the newest waits");
+        quiet.pass_ms(WINDOW_MS);
+        assert_eq!(heads(&quiet), ["1", "3"]);
+    }
+
+    #[test]
+    fn a_mail_of_a_former_life_goes_first_and_keeps_its_message_id() {
+        let mut quiet = Quiet::start(&stack(WINDOW_MS), &functions());
+        ["1", "2"].into_iter().for_each(|sk| tell(&mut quiet, sk));
+        quiet.pass_ms(WINDOW_MS / 2);
+        begin_new_life(&mut quiet);
+        quiet.pass_ms(10);
+        assert_eq!(heads(&quiet), ["1", "1"], "whether it arrived nobody knows");
+        assert_eq!(quiet.mails[0].message_id, quiet.mails[1].message_id);
+        answer(&mut quiet, &MailResult::Sent);
+        quiet.pass_ms(WINDOW_MS - 100);
+        assert_eq!(heads(&quiet), ["1", "1"], "the time began anew");
+        quiet.pass_ms(200);
+        assert_eq!(heads(&quiet), ["1", "1", "2"]);
+    }
+
+    #[test]
+    fn while_a_mail_waits_for_its_next_try_the_next_of_its_subject_waits_too() {
+        let mut quiet = Quiet::start(&stack(10), &functions());
+        tell(&mut quiet, "1");
+        answer(&mut quiet, &MailResult::Retry("busy".into()));
+        tell(&mut quiet, "2");
+        quiet.pass_ms(1_000);
+        assert_eq!(heads(&quiet), ["1"], "the next try is more than two seconds away");
+        for _ in 0..5_000 {
+            if quiet.mails.len() == 1 {
+                quiet.pass_ms(1);
+            }
+        }
+        assert_eq!(heads(&quiet), ["1", "1"]);
+        assert_eq!(quiet.mails[0].message_id, quiet.mails[1].message_id);
+        answer(&mut quiet, &MailResult::Sent);
+        quiet.pass_ms(100);
+        assert_eq!(heads(&quiet), ["1", "1", "2"]);
+    }
 }

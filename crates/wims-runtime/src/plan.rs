@@ -102,8 +102,10 @@ pub struct ApiPlan {
     pub outcome: OutcomeFn,
     /// As declared.
     pub target: ApiTarget,
-    /// Number of the queue for messages that cannot be delivered.
+    /// Number of the queue for messages that cannot be delivered, by the redrive of its own.
     pub dead_letters: u16,
+    /// Attempts after which a message cannot be delivered, by the same redrive.
+    pub attempts_max: u32,
     /// Index of the topic that is told of trouble.
     pub alarm: usize,
 }
@@ -236,8 +238,25 @@ pub struct QueuePlan {
 pub struct LogPlan {
     /// Patterns of the rules that have it as a target, with the number of their bus.
     pub rules: Vec<(u16, CompiledPattern)>,
-    /// Stream pipes: table, bus, enrichment, prefixes that are not streamed.
-    pub streams: Vec<(u16, u16, EnrichFn, Vec<String>)>,
+    /// Stream pipes, whose change events are made again.
+    pub streams: Vec<LogStream>,
+    /// Number of the first pipe the journal ever knew; events of the others are marked.
+    pub first_pipe: Option<u16>,
+}
+
+/// A stream pipe, as a log needs it.
+#[derive(Clone)]
+pub struct LogStream {
+    /// Its number as a consumer.
+    pub pipe: u16,
+    /// Number of the table.
+    pub table: u16,
+    /// Number of the bus.
+    pub bus: u16,
+    /// Makes the events.
+    pub enrich: EnrichFn,
+    /// Prefixes of `pk` that are not streamed.
+    pub unstreamed: Vec<String>,
 }
 
 /// Names of all resources of a stack that need a number, in order of declaration.
@@ -336,11 +355,10 @@ impl Compiler<'_> {
     fn streams(&mut self) -> Vec<StreamPlan> {
         let mut streams = Vec::new();
         for pipe in &self.stack.pipes {
-            let (PipeSource::Stream { table, batch_size }, PipeTarget::Bus { bus, enrichment }) =
-                (&pipe.source, &pipe.target)
-            else {
+            let PipeSource::Stream { table, batch_size, dead_letters } = &pipe.source else {
                 continue;
             };
+            let PipeTarget::Bus { bus, enrichment } = &pipe.target else { continue };
             let Some(Function::Enrich(enrich)) = self.functions.get(enrichment) else {
                 self.no_function(enrichment, "enrichment");
                 continue;
@@ -351,7 +369,7 @@ impl Compiler<'_> {
                 batch_size: (*batch_size).max(1),
                 enrich,
                 bus: self.numbered("bus", bus.name()),
-                dead_letters: self.queue(&pipe.dead_letters),
+                dead_letters: self.queue(dead_letters),
             });
         }
         streams
@@ -373,6 +391,11 @@ impl Compiler<'_> {
                 continue;
             };
             let declared = self.stack.queues.iter().find(|declared| declared.name == *queue);
+            let redrive = declared.and_then(|queue| queue.redrive.as_ref());
+            let Some(redrive) = redrive else {
+                self.missing(&format!("redrive of queue/{}, which a pipe reads,", queue.name()));
+                continue;
+            };
             apis.push(ApiPlan {
                 number: self.numbered("pipe", &pipe.name),
                 name: pipe.name.clone(),
@@ -382,7 +405,8 @@ impl Compiler<'_> {
                 prepare,
                 outcome,
                 target: target.clone(),
-                dead_letters: self.queue(&pipe.dead_letters),
+                dead_letters: self.queue(&redrive.dead_letters),
+                attempts_max: redrive.receive_count_max,
                 alarm: self.topic(&target.alarm),
             });
         }

@@ -12,7 +12,7 @@ use crate::bus::{RULE, SOURCE_QUEUE};
 use crate::engine::{Cause, Engine};
 use crate::io::{Answer, ClosedItem, HistoryJob, MessageRow, Output, Query, QueueRow, Status};
 use crate::items::{Item, Items};
-use crate::plan::{LogPlan, Plan, RulePlan, TargetPlan};
+use crate::plan::{LogPlan, LogStream, Plan, RulePlan, TargetPlan};
 use crate::record::Record;
 use crate::workflow::event_view;
 
@@ -63,15 +63,18 @@ impl Engine {
 
     /// What each log of the stack shows.
     pub fn log_plans(&self) -> HashMap<String, LogPlan> {
-        let streams: Vec<_> = self
-            .plan
-            .streams
-            .iter()
-            .map(|stream| {
-                let unstreamed = self.state.table(stream.table).unstreamed().to_vec();
-                (stream.table, stream.bus, stream.enrich, unstreamed)
-            })
-            .collect();
+        let streams = self.plan.streams.iter().map(|stream| LogStream {
+            pipe: stream.number,
+            table: stream.table,
+            bus: stream.bus,
+            enrich: stream.enrich,
+            unstreamed: self.state.table(stream.table).unstreamed().to_vec(),
+        });
+        let streams: Vec<LogStream> = streams.collect();
+        // Names stay for good, also those of pipes no stack declares any more.
+        let mut names = (0u16..).zip(&self.state.names);
+        let is_pipe = |name: &Option<String>| name.as_ref().is_some_and(|n| n.starts_with("pipe/"));
+        let first_pipe = names.find(|(_, name)| is_pipe(name)).map(|(number, _)| number);
         let plan = |log: &LogRef| {
             let leads_here = |rule: &&Rule| {
                 rule.targets.iter().any(|target| target.to == TargetRef::Log(log.clone()))
@@ -80,7 +83,7 @@ impl Engine {
                 let bus = self.state.number(&format!("bus/{}", rule.bus.name()))?;
                 Some((bus, rule.pattern.compile().ok()?))
             });
-            LogPlan { rules: rules.collect(), streams: streams.clone() }
+            LogPlan { rules: rules.collect(), streams: streams.clone(), first_pipe }
         };
         let logs = self.stack.logs.iter();
         logs.map(|log| (log.name.name().to_owned(), plan(&log.name))).collect()
@@ -185,7 +188,7 @@ impl Engine {
             executions: self.state.executions.len(),
             closed_waiting: tables.iter().map(|n| self.state.table(*n).closed_waiting()).sum(),
             sweeps: self.sweep.finished,
-            timings: self.timings.clone(),
+            timings: self.stopwatch.timings.clone(),
         }
     }
 

@@ -9,7 +9,7 @@ use wims_stack::{
 
 use crate::engine::{Engine, EngineOptions};
 use crate::functions::{Function, Functions, PutEvent, Refusal, RouteInput, Routed, StreamRecord};
-use crate::io::{Input, Now, Output, Ticket};
+use crate::io::{Input, MailJob, Now, Output, Ticket};
 use crate::messages::Message;
 use crate::recovery::NoSegments;
 
@@ -34,9 +34,8 @@ pub fn stack(to: TargetRef) -> Stack {
     });
     stack.pipes.push(Pipe {
         name: "p".into(),
-        source: PipeSource::Stream { table, batch_size: 10 },
+        source: PipeSource::Stream { table, batch_size: 10, dead_letters: dead_letters.clone() },
         target: PipeTarget::Bus { bus: bus.clone(), enrichment: FunctionRef::new("tell") },
-        dead_letters: dead_letters.clone(),
     });
     stack.rules.push(Rule {
         name: "r".into(),
@@ -92,6 +91,8 @@ pub fn tell(records: &[StreamRecord<'_>]) -> Vec<PutEvent> {
 pub struct Quiet {
     /// The engine.
     pub engine: Engine,
+    /// Mails that were handed out.
+    pub mails: Vec<MailJob>,
     now: Now,
     inputs: Vec<Input>,
 }
@@ -99,11 +100,15 @@ pub struct Quiet {
 impl Quiet {
     /// Starts an engine and lets it prepare its segments.
     pub fn start(stack: &Stack, functions: &Functions) -> Quiet {
+        Quiet::start_with(stack, functions, EngineOptions::default())
+    }
+
+    /// Starts an engine that is set up in another way.
+    pub fn start_with(stack: &Stack, functions: &Functions, options: EngineOptions) -> Quiet {
         let now = Now { wall_ms: 1_700_000_000_000, mono_us: 0 };
-        let started =
-            Engine::start(stack, functions, &mut NoSegments, EngineOptions::default(), now);
+        let started = Engine::start(stack, functions, &mut NoSegments, options, now);
         let (engine, _) = started.expect("the stack can run");
-        let mut quiet = Quiet { engine, now, inputs: Vec::new() };
+        let mut quiet = Quiet { engine, mails: Vec::new(), now, inputs: Vec::new() };
         quiet.pass_ms(10);
         quiet
     }
@@ -121,7 +126,7 @@ impl Quiet {
             let mut outputs = Vec::new();
             self.now = Now { mono_us: self.now.mono_us + 1_000, ..self.now };
             self.engine.step(self.now, &mut self.inputs, &mut outputs);
-            self.inputs.extend(outputs.into_iter().filter_map(done));
+            outputs.into_iter().for_each(|output| self.carry_out(output));
         }
     }
 
@@ -137,17 +142,16 @@ impl Quiet {
         let messages = self.engine.state.queue(number.expect("it is declared"));
         messages.from(0).map(|(_, message)| message).collect()
     }
-}
 
-/// What comes of an output: the disk is there, nobody else is.
-fn done(output: Output) -> Option<Input> {
-    match output {
-        Output::Write(frame) => Some(Input::Written { buffer: frame.bytes }),
-        Output::Prepare { segment } => Some(Input::Prepared { segment, success: true }),
-        Output::Reply(..)
-        | Output::Remove { .. }
-        | Output::Call(_)
-        | Output::Mail(_)
-        | Output::History(_) => None,
+    /// The disk is there, mails are kept; nobody else is outside.
+    fn carry_out(&mut self, output: Output) {
+        match output {
+            Output::Write(frame) => self.inputs.push(Input::Written { buffer: frame.bytes }),
+            Output::Prepare { segment } => {
+                self.inputs.push(Input::Prepared { segment, success: true });
+            }
+            Output::Mail(mail) => self.mails.push(mail),
+            Output::Reply(..) | Output::Remove { .. } | Output::Call(_) | Output::History(_) => {}
+        }
     }
 }

@@ -123,6 +123,8 @@ pub struct Recovered {
 pub struct RecoveryBugs {
     /// Takes a torn tail for a sound frame.
     pub accept_torn_tail: bool,
+    /// Looks at no checksum where a sound frame follows.
+    pub accept_flipped_bit: bool,
 }
 
 /// Recovers the journal in `store`; `each` gets every record from where recovery starts, with
@@ -229,12 +231,14 @@ impl Walk {
             let bytes = self.read(store, index)?;
             let mut offset = PAGE;
             let mut last = None;
-            while let Some(header) = bytes.get(offset..).and_then(FrameHeader::read) {
+            while let Some(header) = bytes.get(offset..).and_then(|rest| self.sound_frame(rest)) {
                 offset += header.padded_len();
                 last = Some(header);
             }
-            // A bad first frame with sound ones behind it is found by the walk that follows.
-            let last = last.or_else(|| sound_frame_after(&bytes, PAGE).map(|found| found.1));
+            // What an older frame says may name a segment that was removed since.
+            if let Some((later, _)) = sound_frame_after(&bytes, offset) {
+                return Err(self.corrupt((index, offset), (index, later)));
+            }
             if let Some(header) = last {
                 let from = self.numbers.iter().position(|n| *n == header.recover_from);
                 return from.map(Some).ok_or_else(|| refuse(header.recover_from, "it is missing"));
@@ -312,13 +316,44 @@ impl Walk {
     ) -> Result<FrameHeader, RecoveryError> {
         let number = self.numbers[index];
         let bytes = store.read(number, PAGE + FRAME_HEADER).map_err(RecoveryError::Store)?;
-        let header = bytes.get(PAGE..).and_then(FrameHeader::peek);
-        header.ok_or_else(|| refuse(number, "its first frame is unsound"))
+        if let Some(peeked) = bytes.get(PAGE..).and_then(FrameHeader::peek) {
+            // The whole of it: what is believed of a segment must have been summed up.
+            let len = PAGE + peeked.len as usize;
+            let bytes = store.read(number, len).map_err(RecoveryError::Store)?;
+            if let Some(header) = bytes.get(PAGE..).and_then(FrameHeader::read) {
+                return Ok(header);
+            }
+        }
+        for later in index..self.numbers.len() {
+            let bytes = self.read(store, later)?;
+            if let Some((at, _)) = sound_frame_after(&bytes, PAGE) {
+                return Err(self.corrupt((index, PAGE), (later, at)));
+            }
+        }
+        Err(refuse(number, "its first frame is unsound"))
+    }
+
+    /// The frame at the beginning of `rest`, or `None` when there is no whole and sound one.
+    fn sound_frame(&self, rest: &[u8]) -> Option<FrameHeader> {
+        match FrameHeader::read(rest) {
+            None if self.bugs.accept_flipped_bit => flipped_as_sound(rest),
+            read => read,
+        }
+    }
+
+    /// A bad frame and a sound one behind it, each by the index of its segment and its offset.
+    fn corrupt(&self, bad: (usize, usize), later: (usize, usize)) -> RecoveryError {
+        RecoveryError::Corrupt {
+            segment: self.numbers[bad.0],
+            offset: bad.1 as u64,
+            later_segment: self.numbers[later.0],
+            later_offset: later.1 as u64,
+        }
     }
 
     fn next_frame(&self, bytes: &[u8], number: u64) -> Option<FrameHeader> {
         let rest = bytes.get(self.offset as usize..)?;
-        match FrameHeader::read(rest) {
+        match self.sound_frame(rest) {
             Some(header) => self.follows(&header, number).then_some(header),
             None if self.bugs.accept_torn_tail => torn_as_sound(rest),
             None => None,
@@ -394,21 +429,15 @@ impl Walk {
         offset: u64,
         bytes: &[u8],
     ) -> Result<(), RecoveryError> {
-        let segment = self.numbers[index];
-        let corrupt = |later_segment, later_offset: usize| RecoveryError::Corrupt {
-            segment,
-            offset,
-            later_segment,
-            later_offset: later_offset as u64,
-        };
-        if let Some((later, _)) = sound_frame_after(bytes, offset as usize) {
-            return Err(corrupt(segment, later));
+        let bad = (index, offset as usize);
+        if let Some((at, _)) = sound_frame_after(bytes, bad.1) {
+            return Err(self.corrupt(bad, (index, at)));
         }
-        self.note_torn(segment, offset, bytes);
+        self.note_torn(self.numbers[index], offset, bytes);
         for later in index + 1..self.numbers.len() {
             let bytes = self.read(store, later)?;
             if let Some((at, _)) = sound_frame_after(&bytes, PAGE) {
-                return Err(corrupt(self.numbers[later], at));
+                return Err(self.corrupt(bad, (later, at)));
             }
             self.note_torn(self.numbers[later], PAGE as u64, &bytes);
         }
@@ -452,6 +481,13 @@ fn torn_as_sound(rest: &[u8]) -> Option<FrameHeader> {
     let crc = crc32c::crc32c(copy.get(8..len.max(8))?);
     copy.get_mut(4..8)?.copy_from_slice(&crc.to_le_bytes());
     FrameHeader::read(&copy)
+}
+
+/// The planted bug: believes the header of a frame that a sound one follows.
+fn flipped_as_sound(rest: &[u8]) -> Option<FrameHeader> {
+    let header = FrameHeader::peek(rest)?;
+    let is_followed = rest.get(header.padded_len()..).and_then(FrameHeader::read).is_some();
+    (is_followed && header.len as usize >= FRAME_HEADER).then_some(header)
 }
 
 fn finish(

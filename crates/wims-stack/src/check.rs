@@ -186,9 +186,9 @@ impl<'a> Checker<'a> {
 
     fn pipe(&mut self, pipe: &Pipe) {
         let at = format!("pipe/{}", pipe.name);
-        self.needs_queue(&at, "sends dead letters to", &pipe.dead_letters);
         match &pipe.source {
-            PipeSource::Stream { table, batch_size } => {
+            PipeSource::Stream { table, batch_size, dead_letters } => {
+                self.needs_queue(&at, "sends dead letters to", dead_letters);
                 self.needs_table(&at, "reads", table);
                 self.positive(&at, "batch size", *batch_size as u64);
                 if *batch_size > BATCH_SIZE_MAX {
@@ -197,7 +197,7 @@ impl<'a> Checker<'a> {
             }
             PipeSource::Queue(queue) => {
                 self.needs_queue(&at, "reads", queue);
-                self.not_its_own_dead_letters(&at, queue, &pipe.dead_letters);
+                self.needs_redrive(&at, queue);
             }
         }
         match &pipe.target {
@@ -206,6 +206,15 @@ impl<'a> Checker<'a> {
                 self.needs_function(&at, FunctionKind::Enrichment, enrichment);
             }
             PipeTarget::Api(api) => self.api_target(&at, api),
+        }
+    }
+
+    /// What a pipe cannot deliver goes where its queue says.
+    fn needs_redrive(&mut self, at: &str, queue: &QueueRef) {
+        let lacks = |known: &Queue| known.name == *queue && known.redrive.is_none();
+        if self.stack.queues.iter().any(lacks) {
+            let name = queue.name();
+            self.error(at, format!("reads queue {name}, which declares no dead-letter queue"));
         }
     }
 

@@ -232,7 +232,7 @@ impl Graph {
             PipeSource::Queue(_) => Promise::AtLeastOnce,
         };
         let (source, label) = match &pipe.source {
-            PipeSource::Stream { table, batch_size } => {
+            PipeSource::Stream { table, batch_size, .. } => {
                 (self.node(Kind::Table, table.name()), format!("batches of {batch_size}"))
             }
             PipeSource::Queue(queue) => (self.node(Kind::Queue, queue.name()), String::new()),
@@ -245,8 +245,11 @@ impl Graph {
             }
             PipeTarget::Api(target) => self.api_target(node, target),
         }
-        let dead_letters = self.node(Kind::Queue, pipe.dead_letters.name());
-        self.side(node, None, dead_letters, "dead letters", Promise::Kept);
+        // A queue says it itself.
+        if let PipeSource::Stream { dead_letters, .. } = &pipe.source {
+            let dead_letters = self.node(Kind::Queue, dead_letters.name());
+            self.side(node, None, dead_letters, "dead letters", Promise::Kept);
+        }
     }
 
     fn api_target(&mut self, pipe: usize, target: &ApiTarget) {

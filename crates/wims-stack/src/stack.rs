@@ -121,8 +121,6 @@ pub struct Pipe {
     pub source: PipeSource,
     /// Where it delivers.
     pub target: PipeTarget,
-    /// Where a record goes that cannot be delivered.
-    pub dead_letters: QueueRef,
 }
 
 /// Where a pipe reads.
@@ -134,8 +132,10 @@ pub enum PipeSource {
         table: TableRef,
         /// The most records a batch has.
         batch_size: usize,
+        /// Where a record goes that cannot be delivered.
+        dead_letters: QueueRef,
     },
-    /// A queue, one message at a time.
+    /// A queue, one message at a time; its redrive says when and where a message is a dead letter.
     Queue(QueueRef),
 }
 
@@ -278,7 +278,8 @@ pub struct Subscription {
 /// How often a subscription is served.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum MailLimit {
-    /// At most one mail a subject within the time; the others are left out.
+    /// At most one mail a subject within the time; of what comes meanwhile the newest follows when
+    /// it has passed.
     OncePerSubject {
         /// What makes two events the same subject, e.g. `$.detail.sku`.
         subject: Template,

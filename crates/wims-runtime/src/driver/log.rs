@@ -239,16 +239,12 @@ impl LogReader {
         if FrameHeader::read(&bytes).is_none() {
             return Err(place.unsound());
         }
+        let entries = read_entries(place, &bytes)?;
         let mut equals = Equals::default();
-        let mut rest = &bytes[FRAME_HEADER..];
-        for i in 0..u64::from(place.header.count) {
-            let read = Entry::read(rest, place.header.first_seq + i, place.header.wall_ms);
-            let Ok((entry, behind)) = read else {
-                return Err(LogError::Segment(format!("{} is malformed", place.segment)));
-            };
-            rest = behind;
+        for (entry, publisher) in entries.iter().zip(publishers(&entries)) {
+            let pipe = self.mark(publisher);
             // Those before the page count too.
-            let ordinal = equals.ordinal(&entry);
+            let ordinal = equals.ordinal(entry, pipe);
             if entry.seq <= after {
                 continue;
             }
@@ -259,14 +255,19 @@ impl LogReader {
             if page.events.len() >= limit {
                 return Ok(true);
             }
-            self.show(&entry, ordinal, &mut page.events);
+            self.show(entry, pipe, ordinal, &mut page.events);
             page.next = entry.seq;
         }
         Ok(false)
     }
 
+    /// What tells events of a pipe from equal ones of another: nothing for the first pipe.
+    fn mark(&self, pipe: Option<u16>) -> Option<u16> {
+        pipe.filter(|pipe| Some(*pipe) != self.plan.first_pipe)
+    }
+
     /// The events of one record that the log's rules hear.
-    fn show(&self, entry: &Entry, ordinal: u64, events: &mut Vec<String>) {
+    fn show(&self, entry: &Entry, pipe: Option<u16>, ordinal: u64, events: &mut Vec<String>) {
         match &entry.record {
             Record::Event(event) => {
                 let view = EventView {
@@ -274,7 +275,7 @@ impl LogReader {
                     detail_type: &event.detail_type,
                     detail: Node::View(event.detail.view()),
                 };
-                let id = event_id(entry.cause, view.source, view.detail_type, ordinal);
+                let id = event_id(entry.cause, view.source, view.detail_type, ordinal, pipe);
                 self.show_event(event.bus, entry, id, &view, events);
             }
             Record::Change(change) => self.show_change(entry, change, events),
@@ -286,14 +287,15 @@ impl LogReader {
     fn show_change(&self, entry: &Entry, change: &Change, events: &mut Vec<String>) {
         let image = change.new.as_ref().or(change.old.as_ref());
         let pk = image.and_then(|doc| doc.str("pk")).unwrap_or("");
-        for (table, bus, enrich, unstreamed) in &self.plan.streams {
-            let streamed = !unstreamed.iter().any(|prefix| pk.starts_with(prefix));
-            if *table != change.table || !streamed {
+        for stream in &self.plan.streams {
+            let streamed = !stream.unstreamed.iter().any(|prefix| pk.starts_with(prefix));
+            if stream.table != change.table || !streamed {
                 continue;
             }
+            let pipe = self.mark(Some(stream.pipe));
             let record = StreamRecord { old: change.old.as_ref(), new: change.new.as_ref() };
             // A poison record has no events; it is among the pipe's dead letters.
-            let made = catch_unwind(|| enrich(&[record])).unwrap_or_default();
+            let made = catch_unwind(|| (stream.enrich)(&[record])).unwrap_or_default();
             for (at, put) in made.iter().enumerate().filter(|(_, put)| !put.by_value) {
                 let view = EventView {
                     source: put.source,
@@ -301,8 +303,8 @@ impl LogReader {
                     detail: put.detail.node(),
                 };
                 let ordinal = ordinal_of_made(&made, at);
-                let id = event_id(entry.seq, view.source, view.detail_type, ordinal);
-                self.show_event(*bus, entry, id, &view, events);
+                let id = event_id(entry.seq, view.source, view.detail_type, ordinal, pipe);
+                self.show_event(stream.bus, entry, id, &view, events);
             }
         }
     }
@@ -322,22 +324,51 @@ impl LogReader {
     }
 }
 
-/// Counts equal business events of a frame: same change, bus, source and detail-type. The events
-/// of a change are in one frame, so a count a frame is enough.
+/// The records of a frame.
+fn read_entries(place: &Place, bytes: &[u8]) -> Result<Vec<Entry>, LogError> {
+    let header = &place.header;
+    let mut rest = &bytes[FRAME_HEADER..];
+    let mut entries = Vec::with_capacity(header.count as usize);
+    for seq in header.first_seq..place.end_seq() {
+        let Ok((entry, behind)) = Entry::read(rest, seq, header.wall_ms) else {
+            return Err(LogError::Segment(format!("{} is malformed", place.segment)));
+        };
+        entries.push(entry);
+        rest = behind;
+    }
+    Ok(entries)
+}
+
+/// The pipe that published each record of a frame that is an event: the one whose cursor comes
+/// next, for a pipe writes its cursor behind what it published, into the same frame.
+fn publishers(entries: &[Entry]) -> Vec<Option<u16>> {
+    let mut publishers = vec![None; entries.len()];
+    let mut next = None;
+    for (entry, publisher) in entries.iter().zip(&mut publishers).rev() {
+        if let Record::Cursor { consumer, .. } = &entry.record {
+            next = Some(*consumer);
+        }
+        *publisher = next;
+    }
+    publishers
+}
+
+/// Counts equal business events of a frame: same change, pipe, source and detail-type. The events
+/// a pipe makes of a change are in one frame, so a count a frame is enough.
 #[derive(Default)]
 struct Equals {
-    /// How many there were, by bus and the id of the first of them.
-    told: HashMap<(u16, Uuid), u64>,
+    /// How many there were, by the id of the first of them.
+    told: HashMap<Uuid, u64>,
 }
 
 impl Equals {
     /// The event's ordinal among its equals, from 0; a record that is no event has 0.
-    fn ordinal(&mut self, entry: &Entry) -> u64 {
-        let Record::Event(Published { bus, source, detail_type, .. }) = &entry.record else {
+    fn ordinal(&mut self, entry: &Entry, pipe: Option<u16>) -> u64 {
+        let Record::Event(Published { source, detail_type, .. }) = &entry.record else {
             return 0;
         };
-        let first = event_id(entry.cause, source, detail_type, 0);
-        let told = self.told.entry((*bus, first)).or_insert(0);
+        let first = event_id(entry.cause, source, detail_type, 0, pipe);
+        let told = self.told.entry(first).or_insert(0);
         *told += 1;
         *told - 1
     }
@@ -387,15 +418,25 @@ impl<'a> Envelope<'a> {
 }
 
 /// An event's id: a hash of what it follows from, so that publishing again gives the same id. The
-/// first of several equal events has ordinal 0, which adds nothing to the hash.
-fn event_id(change_seq: u64, source: &str, detail_type: &str, ordinal: u64) -> Uuid {
+/// first of several equal events has ordinal 0, which adds nothing to the hash; nor does the first
+/// pipe, while another one adds its number, which the journal never gives to anything else.
+fn event_id(
+    change_seq: u64,
+    source: &str,
+    detail_type: &str,
+    ordinal: u64,
+    pipe: Option<u16>,
+) -> Uuid {
     const PRIME: u128 = 0x0100_0000_0000_0000_0000_013b;
     const BASIS: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
     let step = |hash: u128, byte: &u8| (hash ^ u128::from(*byte)).wrapping_mul(PRIME);
     let (seq, nth) = (change_seq.to_le_bytes(), ordinal.to_le_bytes());
     let first = [&seq[..], source.as_bytes(), &[0], detail_type.as_bytes()];
     let more: [&[u8]; 2] = if ordinal == 0 { [&[], &[]] } else { [&[0], &nth] };
-    let hash = first.iter().chain(&more).flat_map(|part| part.iter()).fold(BASIS, step);
+    let number = pipe.unwrap_or_default().to_le_bytes();
+    let other: [&[u8]; 2] = if pipe.is_none() { [&[], &[]] } else { [&[1], &number] };
+    let parts = first.iter().chain(&more).chain(&other);
+    let hash = parts.flat_map(|part| part.iter()).fold(BASIS, step);
     // Version 8: a hash of our own.
     uuid::Builder::from_custom_bytes(hash.to_be_bytes()).into_uuid()
 }
@@ -410,6 +451,11 @@ mod tests {
     use crate::driver::data_dir::DataDir;
     use crate::frame::SegmentHeader;
     use crate::journal::FrameWrite;
+    use crate::plan::LogStream;
+    use crate::quiet;
+
+    /// Numbers of two stream pipes.
+    const PIPES: [u16; 2] = [5, 6];
 
     /// A data directory with one segment, gone with its test.
     struct Folder {
@@ -431,11 +477,26 @@ mod tests {
             self.files.writer().write(&frame).expect("a durable frame");
         }
 
-        /// A reader of every event of bus 1 from source `t`.
+        /// A reader of every event of buses 1 and 2 from source `t`.
         fn reader(&self) -> LogReader {
             let pattern = Pattern(serde_json::json!({"source": ["t"]}));
-            let rules = vec![(1, pattern.compile().expect("a pattern"))];
-            LogReader::new(self.files.clone(), LogPlan { rules, streams: Vec::new() })
+            let rule = |bus| (bus, pattern.compile().expect("a pattern"));
+            let stream = |pipe, bus| {
+                let (enrich, unstreamed) = (quiet::tell, Vec::new());
+                LogStream { pipe, table: 3, bus, enrich, unstreamed }
+            };
+            let plan = LogPlan {
+                rules: vec![rule(1), rule(2)],
+                streams: vec![stream(PIPES[0], 1), stream(PIPES[1], 2)],
+                first_pipe: Some(PIPES[0]),
+            };
+            LogReader::new(self.files.clone(), plan)
+        }
+
+        /// Ids of all events up to a sequence.
+        fn ids(&self, durable: u64) -> Vec<String> {
+            let page = self.reader().after(0, 10, durable).expect("a page");
+            page.events.iter().map(|event| id(event)).collect()
         }
     }
 
@@ -447,9 +508,23 @@ mod tests {
 
     /// An event `new` that follows from the first record.
     fn event() -> Record {
+        event_on(1)
+    }
+
+    fn event_on(bus: u16) -> Record {
         let detail = Doc::object(&[("a", Field::Int(1))]);
         let (source, detail_type) = ("t".into(), "new".into());
-        Record::Event(Published { bus: 1, source, detail_type, detail })
+        Record::Event(Published { bus, source, detail_type, detail })
+    }
+
+    /// A pipe has passed the first record.
+    fn cursor(pipe: u16) -> Record {
+        Record::Cursor { consumer: pipe, seq: 1 }
+    }
+
+    /// The id of an event that follows from the first record.
+    fn id_of(ordinal: u64, pipe: Option<u16>) -> String {
+        event_id(1, "t", "new", ordinal, pipe).to_string()
     }
 
     /// A frame of one page.
@@ -487,12 +562,38 @@ mod tests {
         folder.write(PAGE, frame(1, vec![Record::SweepBegan, event(), event()]));
         let page = folder.reader().after(0, 10, 3).expect("a page");
         assert_eq!(page.events.len(), 2);
-        let ids: Vec<_> = page.events.iter().map(|event| id(event)).collect();
-        let known = [0, 1].map(|ordinal| event_id(1, "t", "new", ordinal).to_string());
-        assert_eq!(ids, known);
+        let ids = folder.ids(3);
+        assert_eq!(ids, [0, 1].map(|ordinal| id_of(ordinal, None)));
         assert_ne!(ids[0], ids[1]);
         let second = folder.reader().after(2, 10, 3).expect("a page that begins in between");
         assert_eq!(second.events, page.events[1..]);
+    }
+
+    #[test]
+    fn equal_events_of_two_pipes_have_ids_of_their_own_on_one_bus_and_on_two() {
+        let known = [id_of(0, None), id_of(1, None), id_of(0, Some(PIPES[1]))];
+        assert_eq!(known[0], "8663ddd9-6d81-82b7-af53-4dc38b21253e", "as it always was");
+        for (test, bus) in [("one-bus", 1), ("two-buses", 2)] {
+            let first = vec![Record::SweepBegan, event(), event(), cursor(PIPES[0])];
+            let second = vec![event_on(bus), cursor(PIPES[1])];
+            // Both in one frame, and the second one later.
+            let together = Folder::new(&format!("{test}-together"));
+            together.write(PAGE, frame(1, first.iter().chain(&second).cloned().collect()));
+            assert_eq!(together.ids(6), known, "{test}");
+            let apart = Folder::new(&format!("{test}-apart"));
+            apart.write(PAGE, frame(1, first));
+            apart.write(2 * PAGE, frame(5, second));
+            assert_eq!(apart.ids(6), known, "{test}");
+            assert_eq!(apart.ids(6), known, "{test}: read again");
+        }
+    }
+
+    #[test]
+    fn equal_events_that_two_pipes_make_of_a_change_have_ids_of_their_own() {
+        let folder = Folder::new("changes");
+        let change = Change { table: 3, created: 0, old: None, new: Some(quiet::item("1")) };
+        folder.write(PAGE, frame(1, vec![Record::Change(change)]));
+        assert_eq!(folder.ids(1), [id_of(0, None), id_of(0, Some(PIPES[1]))]);
     }
 
     #[test]

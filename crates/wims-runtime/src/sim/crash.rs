@@ -1,13 +1,16 @@
 //! Death and recovery: what is lost, and that what comes back is what was there.
 //!
-//! Promise: after each death, also one in the middle of a recovery, the recovered state equals
-//! the live state at the last durable frame, and nothing acknowledged is missing. The states are
-//! compared before the new engine writes anything, and by digest: the old engine is gone.
+//! Promise: after each death, also one in the middle of a recovery, the recovered state equals the
+//! live state at the last durable frame, and nothing acknowledged is missing. A recovery that
+//! misreads a bit of what it needs refuses and changes nothing. The states are compared before the
+//! new engine writes anything, and by digest: the old engine is gone.
 
+use fastrand::Rng;
 use wims_stack::Stack;
 
 use crate::digest::Digest;
 use crate::engine::{Engine, EngineOptions, Replay, StartError};
+use crate::frame::{FrameHeader, PAGE};
 use crate::functions::Functions;
 use crate::io::Now;
 use crate::recovery::{Recovered, RecoveryBugs, RecoveryError, SegmentStore, recover};
@@ -102,6 +105,20 @@ fn recovered_digest(
     Ok((recovered, state.digest()))
 }
 
+/// The sound frames on a disk, oldest first, each with its offset.
+fn sound_frames(disk: &SimDisk) -> Vec<(usize, FrameHeader)> {
+    let mut frames = Vec::new();
+    for bytes in disk.stored().values() {
+        let mut offset = PAGE;
+        while let Some(header) = bytes.get(offset..).and_then(FrameHeader::read) {
+            let behind = offset + header.padded_len();
+            frames.push((offset, header));
+            offset = behind;
+        }
+    }
+    frames
+}
+
 impl World<'_> {
     /// The process dies, and another one takes over what is on the disk.
     pub(super) fn crash(&mut self, outside: &mut impl Outside) -> Verdict {
@@ -113,6 +130,7 @@ impl World<'_> {
         self.history.crash(&mut self.rng);
         self.pass_downtime();
         self.die_in_recovery()?;
+        self.misread_in_recovery()?;
         self.recover(in_flight, outside)?;
         self.begin_life(outside)
     }
@@ -150,6 +168,45 @@ impl World<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Now and then a recovery misreads one bit of a frame that is not the last: rot in that one
+    /// looks like a torn tail. It must refuse and change nothing, or not have needed the frame and
+    /// come to the right state. That is tried on a copy of the disk, and drawn apart from
+    /// everything else, so that a seed does what it did without it.
+    fn misread_in_recovery(&mut self) -> Verdict {
+        let mut rng = Rng::with_seed(self.options.seed.wrapping_add(self.counts.crashes));
+        let frames = sound_frames(&self.disk);
+        let Some(((_, last), older)) = frames.split_last() else { return Ok(()) };
+        if older.is_empty() || rng.u8(0..3) > 0 {
+            return Ok(());
+        }
+        let (offset, frame) = &older[rng.usize(0..older.len())];
+        let bit = rng.usize(offset * 8..(offset + frame.len as usize) * 8);
+        self.trace.note("flip", bit as u64);
+        self.counts.flips += 1;
+        let mut disk = self.disk.clone();
+        disk.misread(frame.segment, bit);
+        let bugs = self.options.bugs.recovery;
+        let broken = |what: &str| {
+            let place = format!("bit {bit} of segment {}", frame.segment);
+            Err(Violation(format!("a recovery that misreads {place} {what}")))
+        };
+        match recovered_digest(self.stack, &mut disk, bugs) {
+            Err(RecoveryError::Corrupt { .. }) if disk.stored() == self.disk.stored() => {
+                self.counts.flips_refused += 1;
+                Ok(())
+            }
+            Err(RecoveryError::Corrupt { .. }) => broken("refuses, but changed the disk"),
+            Err(error) => broken(&format!("does not say corruption, but: {error}")),
+            Ok(_) if frame.segment >= last.recover_from => broken("takes the frame for sound"),
+            Ok((found, digest)) => {
+                let recovery = recovered_digest(self.stack, &mut self.disk.clone(), bugs);
+                let (sound, live) = recovery.map_err(|error| refused(&error))?;
+                let is_right = found.end.previous_crc == sound.end.previous_crc && digest == live;
+                if is_right { Ok(()) } else { broken("is misled by a frame it does not need") }
+            }
+        }
     }
 
     fn recover(&mut self, in_flight: Option<FrameInFlight>, outside: &mut impl Outside) -> Verdict {

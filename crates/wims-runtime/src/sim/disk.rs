@@ -1,9 +1,10 @@
 //! A disk that loses what was not synced.
 //!
 //! Promise: what was synced is there after a crash; of a frame under way each sector is kept or
-//! lost on its own. A frame goes only to blank room of a prepared segment, or the write is
-//! refused. Zeroes behind the last written byte are implied, so a segment costs what was written
-//! to it. It deliberately reads no frame: what lies on it is recovery's to judge.
+//! lost on its own. It reads what it stores, unless it is told to misread a bit. A frame goes only
+//! to blank room of a prepared segment, or the write is refused. Zeroes behind the last written
+//! byte are implied, so a segment costs what was written to it. It deliberately reads no frame:
+//! what lies on it is recovery's to judge.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -31,6 +32,8 @@ pub struct SimDisk {
     unsynced: VecDeque<FrameCopy>,
     preparing: Option<u64>,
     dies_after: Option<u32>,
+    /// A segment and its bit that is read otherwise than it is stored.
+    misread: Option<(u64, usize)>,
 }
 
 #[derive(Clone)]
@@ -53,6 +56,7 @@ impl SimDisk {
             unsynced: VecDeque::new(),
             preparing: None,
             dies_after: None,
+            misread: None,
         }
     }
 
@@ -175,10 +179,25 @@ impl SimDisk {
         self.dies_after = None;
     }
 
+    /// From now on a bit of a segment is read otherwise than it is stored.
+    pub fn misread(&mut self, segment: u64, bit: usize) {
+        self.misread = Some((segment, bit));
+    }
+
+    /// Reads what it stores again.
+    pub fn read_well(&mut self) {
+        self.misread = None;
+    }
+
     /// Flips a bit of what is durable; false when there is no such bit.
     pub fn flip_bit(&mut self, segment: u64, bit: usize) -> bool {
         let byte = self.durable.get_mut(&segment).and_then(|bytes| bytes.get_mut(bit / 8));
         byte.map(|byte| *byte ^= 1 << (bit % 8)).is_some()
+    }
+
+    /// What is durable, by segment, without the zeroes behind it.
+    pub fn stored(&self) -> &BTreeMap<u64, Vec<u8>> {
+        &self.durable
     }
 
     /// What is durable of a segment, without the zeroes behind it.
@@ -209,7 +228,13 @@ impl SegmentStore for SimDisk {
     fn read(&mut self, segment: u64, len: usize) -> Result<Vec<u8>, String> {
         self.operate()?;
         let bytes = self.durable.get(&segment).ok_or("there is no such segment")?;
-        Ok(bytes[..len.min(bytes.len())].to_vec())
+        let mut read = bytes[..len.min(bytes.len())].to_vec();
+        if let Some((_, bit)) = self.misread.filter(|(misread, _)| *misread == segment)
+            && let Some(byte) = read.get_mut(bit / 8)
+        {
+            *byte ^= 1 << (bit % 8);
+        }
+        Ok(read)
     }
 
     fn cut(&mut self, segment: u64, offset: u64) -> Result<(), String> {
@@ -240,7 +265,7 @@ impl SegmentStore for SimDisk {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::FrameHeader;
+    use crate::frame::{FRAME_HEADER, FrameHeader};
     use crate::journal::{Journal, JournalEnd};
     use crate::record::{Entry, Record};
     use crate::recovery::{RecoveryBugs, RecoveryError, recover};
@@ -287,6 +312,19 @@ mod tests {
             assert!(matches!(found, Err(RecoveryError::Corrupt { .. })), "bit {bit}: {found:?}");
             assert_eq!(rotten.bytes(1), before);
         }
+    }
+
+    #[test]
+    fn a_bit_that_is_misread_is_refused_changes_nothing_and_is_right_the_next_time() {
+        let mut disk = written(4, 1);
+        disk.sync();
+        let before = disk.stored().clone();
+        disk.misread(1, (PAGE + FRAME_HEADER) * 8);
+        let found = recovered(&mut disk);
+        assert!(matches!(found, Err(RecoveryError::Corrupt { .. })), "{found:?}");
+        assert_eq!(*disk.stored(), before);
+        disk.read_well();
+        assert_eq!(recovered(&mut disk).expect("nothing is wrong"), [1, 2, 3, 4]);
     }
 
     #[test]

@@ -39,9 +39,8 @@ fn stack() -> Stack {
     });
     stack.pipes.push(Pipe {
         name: "NotesPipe".into(),
-        source: PipeSource::Stream { table: table.clone(), batch_size: 10 },
+        source: PipeSource::Stream { table: table.clone(), batch_size: 10, dead_letters },
         target: PipeTarget::Bus { bus, enrichment: FunctionRef::new("tell-nobody") },
-        dead_letters,
     });
     stack.routes.push(Route {
         name: "write-note".into(),
@@ -194,7 +193,7 @@ fn a_seed_reproduces_to_the_bit() {
 
 #[test]
 fn bugs_of_the_disk_and_of_recovery_are_found() {
-    let torn = RecoveryBugs { accept_torn_tail: true };
+    let torn = RecoveryBugs { accept_torn_tail: true, ..RecoveryBugs::default() };
     let planted = [
         EngineBugs { reply_before_sync: true, ..EngineBugs::default() },
         EngineBugs { skip_sync: true, ..EngineBugs::default() },

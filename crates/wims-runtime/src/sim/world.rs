@@ -116,6 +116,10 @@ pub struct Counts {
     pub frames_survived: u64,
     /// Torn tails that were cut.
     pub torn_tails: u64,
+    /// Recoveries that misread a bit of a frame.
+    pub flips: u64,
+    /// Those that refused for it; the others did not need the frame.
+    pub flips_refused: u64,
     /// Segments removed.
     pub segments_removed: u64,
 }

@@ -71,12 +71,16 @@ fn queue(name: &str, dead_letters: Option<&str>) -> Queue {
     Queue { name: QueueRef::new(name), visibility_timeout_ms: 30_000, redrive, alarm: None }
 }
 
+fn stream(batch_size: usize) -> PipeSource {
+    let (table, dead_letters) = (TableRef::new("WIMS"), QueueRef::new("events-dlq"));
+    PipeSource::Stream { table, batch_size, dead_letters }
+}
+
 fn pipes() -> Vec<Pipe> {
-    let source = PipeSource::Stream { table: TableRef::new("WIMS"), batch_size: BATCH_SIZE_MAX };
+    let source = stream(BATCH_SIZE_MAX);
     let bus = BusRef::new("default");
     let target = PipeTarget::Bus { bus, enrichment: FunctionRef::new("cdc-enrichment") };
-    let dead_letters = QueueRef::new("events-dlq");
-    let changes = Pipe { name: "CDCStreamPipe".into(), source, target, dead_letters };
+    let changes = Pipe { name: "CDCStreamPipe".into(), source, target };
     let api = ApiTarget {
         api: ApiRef::new("PaymentsApi"),
         path: "/payments".into(),
@@ -93,7 +97,6 @@ fn pipes() -> Vec<Pipe> {
         name: "PaymentsPipe".into(),
         source: PipeSource::Queue(QueueRef::new("payments-queue")),
         target: PipeTarget::Api(api),
-        dead_letters: QueueRef::new("payments-dlq"),
     };
     vec![changes, payments]
 }
@@ -337,10 +340,9 @@ fn limits_have_a_floor_and_a_ceiling() {
     finds("error pipe/PaymentsPipe: rate of 0 a second moves nothing", |stack| {
         api(stack).rate_per_second = 0.0;
     });
-    let batch = |batch_size| PipeSource::Stream { table: TableRef::new("WIMS"), batch_size };
-    finds("error pipe/CDCStreamPipe: batch size is zero", |s| s.pipes[0].source = batch(0));
+    finds("error pipe/CDCStreamPipe: batch size is zero", |s| s.pipes[0].source = stream(0));
     finds("error pipe/CDCStreamPipe: batch size is above 10000", |stack| {
-        stack.pipes[0].source = batch(BATCH_SIZE_MAX + 1);
+        stack.pipes[0].source = stream(BATCH_SIZE_MAX + 1);
     });
     finds("error queue/payments-queue: number of receives is zero", |stack| {
         let dead_letters = QueueRef::new("payments-dlq");
@@ -367,9 +369,16 @@ fn a_queue_is_never_its_own_dead_letter_queue() {
     finds("error queue/events-dlq: its dead letters come back to it", |stack| {
         stack.queues[3] = queue("events-dlq", Some("events-dlq"));
     });
-    finds("error pipe/PaymentsPipe: queue payments-queue is its own dead-letter queue", |s| {
-        s.pipes[1].dead_letters = QueueRef::new("payments-queue");
+    finds("error rule/Orders: queue events-dlq is its own dead-letter queue", |stack| {
+        let (queue, message) = (QueueRef::new("events-dlq"), Template::path("$.detail"));
+        stack.rules[0].targets[0].to = TargetRef::Queue(queue, message);
     });
+}
+
+#[test]
+fn the_queue_of_a_pipe_says_where_its_dead_letters_go() {
+    let lacks = "reads queue payments-queue, which declares no dead-letter queue";
+    finds(&format!("error pipe/PaymentsPipe: {lacks}"), |stack| stack.queues[0].redrive = None);
 }
 
 #[test]

@@ -16,16 +16,15 @@ const STACK: &str = r#"{
             "function": "seed-inventory", "table": "WIMS"}],
     "pipes": [
         {"name": "CDCStreamPipe",
-            "source": {"Stream": {"table": "WIMS", "batch_size": 100}},
-            "target": {"Bus": {"bus": "default", "enrichment": "cdc-enrichment"}},
-            "dead_letters": "events-dlq"},
+            "source": {"Stream": {"table": "WIMS", "batch_size": 100,
+                "dead_letters": "events-dlq"}},
+            "target": {"Bus": {"bus": "default", "enrichment": "cdc-enrichment"}}},
         {"name": "PaymentsPipe",
             "source": {"Queue": "payments-queue"},
             "target": {"Api": {"api": "PaymentsApi", "path": "/payments", "table": "WIMS",
                 "prepare": "payment-prepare", "outcome": "payment-outcome",
                 "rate_per_second": 5.0, "burst": 5, "in_flight_max": 10,
-                "timeout_ms": 10000, "alarm": "Alarm"}},
-            "dead_letters": "payments-dlq"}],
+                "timeout_ms": 10000, "alarm": "Alarm"}}}],
     "rules": [{"name": "Orders", "bus": "default", "pattern": {"source": ["freeCodeCamp"]},
         "targets": [
             {"to": {"Workflow": "orders"}, "dead_letters": "events-dlq",
@@ -101,7 +100,7 @@ workflow orders: Parallel(ReserveStock | EnqueuePayment)
   ReserveStock -> table WIMS
   EnqueuePayment -> queue payments-queue
 queue payments-queue (hidden 30 s, after 10 receives: payments-dlq)
-  ~> pipe PaymentsPipe (alarm: Alarm, dead letters: payments-dlq)
+  ~> pipe PaymentsPipe (alarm: Alarm)
     -> api PaymentsApi (POST /payments, 5/s, burst 5) -> table WIMS (outcome payment-outcome)
 queue payments-dlq (hidden 30 s, alarm: Alarm)
 queue events-dlq (hidden 30 s)

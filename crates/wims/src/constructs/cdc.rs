@@ -38,9 +38,8 @@ impl Cdc {
         });
         stack.pipes.push(Pipe {
             name: "CDCStreamPipe".into(),
-            source: PipeSource::Stream { table: props.table, batch_size: BATCH_SIZE },
+            source: PipeSource::Stream { table: props.table, batch_size: BATCH_SIZE, dead_letters },
             target: PipeTarget::Bus { bus: props.bus, enrichment: function("cdc-enrichment") },
-            dead_letters,
         });
         Cdc
     }

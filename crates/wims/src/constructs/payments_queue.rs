@@ -1,8 +1,9 @@
 //! PaymentsQueue: payments wait here until the payments API takes them.
 //!
 //! Article section "PaymentsQueue"; pattern: asynchronous queue. A queue, its dead-letter queue
-//! and a paced pipe. Being throttled uses no attempt; only an outcome nobody knows does, and the
-//! result of a payment updates the order, where the article's goes nowhere.
+//! and a paced pipe. Being throttled uses no attempt; only an outcome nobody knows does. After how
+//! many a payment is a dead letter, and where, is the queue's redrive. The result of a payment
+//! updates the order, where the article's goes nowhere.
 
 use wims_stack::{
     ApiRef, ApiTarget, Pipe, PipeSource, PipeTarget, Queue, QueueRef, Redrive, Stack, TableRef,
@@ -54,10 +55,7 @@ impl PaymentsQueue {
         stack.queues.push(Queue {
             name: queue.clone(),
             visibility_timeout_ms,
-            redrive: Some(Redrive {
-                dead_letters: dlq.clone(),
-                receive_count_max: RECEIVE_COUNT_MAX,
-            }),
+            redrive: Some(Redrive { dead_letters: dlq, receive_count_max: RECEIVE_COUNT_MAX }),
             alarm: None,
         });
         stack.pipes.push(Pipe {
@@ -75,7 +73,6 @@ impl PaymentsQueue {
                 timeout_ms: props.timeout_ms,
                 alarm: props.alarm,
             }),
-            dead_letters: dlq,
         });
         PaymentsQueue { queue }
     }

@@ -124,12 +124,20 @@ fn stock_events(old: Option<&Doc>, new: &Doc, publish: &mut impl FnMut(&'static 
     let Some(old) = old else { return };
     let was_low = number(old, "quantity") <= number(old, "reorderPoint");
     if quantity <= reorder_point && !was_low {
-        let last_order = new.str("lastOrderId").map(|id| [("orderId", Some(Field::Str(id)))]);
-        let item = flat_item(new);
-        publish("stock.low", last_order.map_or(item.clone(), |order| item.with(&order)));
+        publish("stock.low", item_and_order(old, new));
     }
     if quantity == 0 && was("quantity") > 0 {
-        publish("stock.out", flat_item(new));
+        publish("stock.out", item_and_order(old, new));
+    }
+}
+
+/// The item, with the order that made this change if one did.
+fn item_and_order(old: &Doc, new: &Doc) -> Doc {
+    let item = flat_item(new);
+    let order = new.str("lastOrderId").filter(|order| old.str("lastOrderId") != Some(*order));
+    match order {
+        Some(order) => item.with(&[("orderId", Some(Field::Str(order)))]),
+        None => item,
     }
 }
 
@@ -173,5 +181,29 @@ mod tests {
             events(Some(&stock(7, 0)), &stock(0, 0)),
             ["cdcEvent", "stock.low", "stock.out"]
         );
+    }
+
+    #[test]
+    fn events_of_an_item_carry_the_order_that_made_the_change_and_no_earlier_one() {
+        let told = |old: &Doc, new: &Doc| -> Vec<(&'static str, Option<String>)> {
+            let put = cdc_enrichment(&[StreamRecord { old: Some(old), new: Some(new) }]);
+            let business = put.iter().filter(|event| event.by_value);
+            let of = |event: &PutEvent| {
+                let detail = event.detail.to_doc();
+                assert_eq!(detail.str("lastOrderId"), None);
+                (event.detail_type, detail.str("orderId").map(str::to_owned))
+            };
+            business.map(of).collect()
+        };
+        let by = |order: &str, item: Doc| item.with(&[("lastOrderId", Some(Field::Str(order)))]);
+        let b = || Some("b".to_owned());
+        assert_eq!(
+            told(&by("a", stock(7, 5)), &by("b", stock(0, 5))),
+            [("stock.low", b()), ("stock.out", b())]
+        );
+        let raised = told(&by("a", stock(7, 5)), &by("a", stock(7, 9)));
+        assert_eq!(raised, [("stock.low", None)]);
+        let more = by("a", stock(7, 5)).with(&[("quantity", Some(Field::Int(9)))]);
+        assert_eq!(told(&by("a", stock(7, 5)), &more), [("stock.received", None)]);
     }
 }

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use wims_runtime::functions::RefusalKind;
-use wims_runtime::io::{Answer, ApiCall, Input};
+use wims_runtime::io::{Answer, ApiCall, Input, MailJob, MailResult};
 use wims_runtime::record::Entry;
 use wims_runtime::sim::{SimHistory, Verdict};
 use wims_stack::Doc;
@@ -50,6 +50,8 @@ pub struct Auditor {
     acknowledged: BTreeSet<String>,
     /// The key of each order's charge, as first called.
     keys: BTreeMap<(String, i64), String>,
+    /// Subjects of mails that a server took, or refused for good.
+    mailed: BTreeSet<String>,
     inspection: Inspection,
 }
 
@@ -130,6 +132,16 @@ impl Auditor {
         check_charges(order_id, payments.charges(order_id))
     }
 
+    /// Takes note of a mail and of what became of it.
+    pub fn mailed(&mut self, mail: &MailJob, result: &MailResult) {
+        match result {
+            MailResult::Sent | MailResult::Rejected(_) => {
+                self.mailed.insert(mail.subject.clone());
+            }
+            MailResult::Retry(_) => {}
+        }
+    }
+
     /// The process died: no question gets an answer any more.
     pub fn forget_questions(&mut self) {
         self.inspection = Inspection::default();
@@ -187,7 +199,18 @@ impl Auditor {
             }
         }
         self.orders.values().chain(self.receipts.values()).try_for_each(Tally::check)?;
+        self.check_mails()?;
         self.check_queues(&findings)
+    }
+
+    /// However often an item ran low within an hour, the last time is mailed in the end.
+    fn check_mails(&self) -> Verdict {
+        for (sku, quantity) in self.books.low() {
+            if !self.mailed.contains(&format!("Stock is low: {sku} has {quantity} left")) {
+                return violated(format!("nobody was told that {sku} is low with {quantity} left"));
+            }
+        }
+        Ok(())
     }
 
     fn check_queues(&self, findings: &Findings) -> Verdict {

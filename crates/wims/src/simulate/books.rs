@@ -91,6 +91,8 @@ pub struct Books {
     published: BTreeSet<(u64, String)>,
     payment_messages: BTreeSet<u64>,
     stock: BTreeMap<String, Stock>,
+    /// How many units each item had when it last ran low.
+    low: BTreeMap<String, i64>,
     new: Vec<New>,
 }
 
@@ -111,6 +113,10 @@ impl Books {
                 let fact = (entry.cause, event.detail_type.clone());
                 self.once(entry, !self.published.contains(&fact), &event.detail_type)?;
                 self.published.insert(fact);
+                if event.detail_type == "stock.low" {
+                    let quantity = event.detail.int("quantity").unwrap_or(0);
+                    self.low.insert(text(&event.detail, "sku").to_owned(), quantity);
+                }
                 Ok(())
             }
             Record::Sent(sent) => self.sent(entry, sent),
@@ -162,6 +168,11 @@ impl Books {
     pub fn stock_items(&self) -> impl Iterator<Item = &Doc> {
         let items = self.items.iter().filter(|((pk, _), _)| pk.starts_with(INVENTORY));
         items.map(|(_, item)| item)
+    }
+
+    /// Items that ran low, with how many units each had when it last did.
+    pub fn low(&self) -> impl Iterator<Item = (&str, i64)> {
+        self.low.iter().map(|(sku, quantity)| (sku.as_str(), *quantity))
     }
 
     /// Whether some item once was exactly this.

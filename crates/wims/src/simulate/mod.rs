@@ -317,13 +317,15 @@ impl Outside for Shop {
         Ok(self.payments.call(now_us, call))
     }
 
-    fn mailed(&mut self, _now_us: u64, _mail: &MailJob) -> Result<MailResult, Violation> {
+    fn mailed(&mut self, _now_us: u64, mail: &MailJob) -> Result<MailResult, Violation> {
         let first = if self.calm { 3 } else { 0 };
-        Ok(match self.rng.u8(first..20) {
+        let result = match self.rng.u8(first..20) {
             0 => MailResult::Rejected(MAIL_REJECTED.into()),
             1 | 2 => MailResult::Retry("the server is busy".into()),
             _ => MailResult::Sent,
-        })
+        };
+        self.auditor.mailed(mail, &result);
+        Ok(result)
     }
 
     fn durable(&mut self, now_us: u64, entries: &[Entry]) -> Verdict {

@@ -13,12 +13,13 @@ use crate::domain::{charge_key, inventory_status, lines, moved, payment_status};
 use crate::fns;
 
 /// Names of all planted bugs.
-pub const PLANTED: [&str; 7] = [
+pub const PLANTED: [&str; 8] = [
     "reply-before-sync",
     "skip-sync",
     "new-key-on-retry",
     "cursor-apart",
     "accept-torn-tail",
+    "accept-flipped-bit",
     "reserve-without-guard",
     "charge-before-reserved",
 ];
@@ -33,6 +34,7 @@ pub fn plan_with(name: &str, orders: u64) -> Option<SimPlan> {
         "new-key-on-retry" => bugs.new_key_on_retry = true,
         "cursor-apart" => bugs.cursor_apart = true,
         "accept-torn-tail" => bugs.recovery.accept_torn_tail = true,
+        "accept-flipped-bit" => bugs.recovery.accept_flipped_bit = true,
         "reserve-without-guard" => {
             let bug = Function::Transact(reserve_without_guard);
             plan.functions = plan.functions.with("reserve-stock", bug);

@@ -9,14 +9,17 @@ const SEEDS: u64 = 20;
 #[test]
 fn twenty_short_seeds_keep_every_promise() {
     let plan = SimPlan::default();
-    let (mut crashes, mut orders) = (0, 0);
+    let (mut crashes, mut orders, mut flips, mut flips_refused) = (0, 0, 0, 0);
     for seed in 0..SEEDS {
         let report = run_seed(seed, &plan).unwrap_or_else(|failure| panic!("{failure}"));
         crashes += report.counts.crashes;
         orders += report.orders;
+        flips += report.counts.flips;
+        flips_refused += report.counts.flips_refused;
     }
     assert!(crashes >= 60, "only {crashes} crashes: the world is not hostile");
     assert!(orders >= 500, "only {orders} orders: the workload does not work");
+    assert!(flips >= 10 && flips_refused > 0, "{flips} bits misread, {flips_refused} refused");
 }
 
 /// Seeds that found a bug once, each with what it found.

@@ -1,6 +1,11 @@
 //! The observer log: every event of ours, read back from the journal.
 
-use crate::harness::{Server, wims};
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+
+use crate::declaration::{declaration, rule, serve};
+use crate::harness::{Server, await_condition, wims};
 
 #[test]
 fn the_observer_log_holds_every_event_and_survives_a_restart() {
@@ -36,4 +41,45 @@ fn the_observer_log_holds_every_event_and_survives_a_restart() {
     assert_eq!(shown.code, Some(0), "{}", shown.stderr);
     assert!(shown.stdout.contains("order.ready"), "{}", shown.stdout);
     assert_eq!(server.get("/logs/nobody").0, 404);
+}
+
+/// Events of the observer log, oldest first.
+fn events(server: &Server) -> Vec<Value> {
+    let (status, page) = server.get("/logs/observer?limit=500");
+    assert_eq!(status, 200, "{page}");
+    page["items"].as_array().expect("events").clone()
+}
+
+#[test]
+fn equal_events_of_two_pipes_on_two_buses_have_ids_of_their_own_and_keep_them() {
+    let mut stack = declaration();
+    stack["buses"].as_array_mut().expect("buses").push("second".into());
+    let pipes = stack["pipes"].as_array_mut().expect("pipes");
+    let changes = pipes.iter().find(|pipe| pipe["name"] == "CDCStreamPipe");
+    let mut pipe = changes.expect("the pipe is there").clone();
+    pipe["name"] = "SecondPipe".into();
+    pipe["target"]["Bus"]["bus"] = "second".into();
+    pipes.push(pipe);
+    let mut observer = rule(&mut stack, "ObserverRule").clone();
+    observer["name"] = "SecondObserverRule".into();
+    observer["bus"] = "second".into();
+    stack["rules"].as_array_mut().expect("rules").push(observer);
+    let server = serve("two-pipes", &stack, &[]);
+    let order = server.order("349", 7);
+    server.await_status(&order, "READY");
+    await_condition("all changes to pass", || server.metric("wims_change_lag") == 0.0);
+
+    let told = events(&server);
+    let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
+    for event in &told {
+        *kinds.entry(event["detail-type"].as_str().expect("a kind")).or_default() += 1;
+    }
+    assert!(kinds["cdcEvent"] >= 2 && kinds.values().all(|count| count % 2 == 0), "{kinds:?}");
+    assert_eq!(kinds["order.ready"], 2, "{kinds:?}");
+    let ids: BTreeSet<&str> = told.iter().filter_map(|event| event["id"].as_str()).collect();
+    assert_eq!(ids.len(), told.len(), "each event has an id of its own");
+
+    let stack = format!("--stack={}", server.folder.join("stack.json").display());
+    let server = server.restart(&[&stack]);
+    assert_eq!(events(&server)[..told.len()], told, "read again they have the same ids");
 }

@@ -1,6 +1,6 @@
-//! Bad days of the payments API that last hours, and what mails the team gets of them. The stack
-//! and the functions are those of `serve`; the clock is told, and nothing goes wrong except what
-//! a test asks for.
+//! Bad days of the payments API that last hours, stock that runs low again and again, and what
+//! mails the team gets of them. The stack and the functions are those of `serve`; the clock is
+//! told, and nothing goes wrong except what a test asks for.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ use wims_runtime::{EngineBugs, Functions};
 use wims_stack::{Doc, Field, Stack};
 
 use crate::constructs::payments_api::PaymentsPace;
-use crate::domain::{DEFAULT_SKU, TABLE};
+use crate::domain::{DEFAULT_SKU, Sku, TABLE};
 use crate::fns;
 use crate::stack::{Settings, wims_stack};
 
@@ -153,6 +153,31 @@ impl<'a> Shop<'a> {
         reply.str("orderId").expect("an id").to_owned()
     }
 
+    /// Describes an item, new or known, with this reorder point.
+    fn describe(&mut self, sku: Sku<'_>, reorder_point: i64) {
+        let fields = [
+            ("product", Field::Str(sku.product)),
+            ("model", Field::Str(sku.model)),
+            ("productName", Field::Str("MacGuffin")),
+            ("unitPrice", Field::Int(2_500)),
+            ("reorderPoint", Field::Int(reorder_point)),
+        ];
+        self.call("put-item", &fields);
+    }
+
+    /// Books stock that came.
+    fn receive(&mut self, sku: Sku<'_>, quantity: i64) {
+        let (product, model) = (Field::Str(sku.product), Field::Str(sku.model));
+        let quantity = ("quantity", Field::Int(quantity));
+        self.call("receive-stock", &[("product", product), ("model", model), quantity]);
+    }
+
+    /// Subjects of the mails of low stock.
+    fn told_low(&self) -> Vec<&str> {
+        let subjects = self.town.mails.iter().map(|(_, mail)| mail.subject.as_str());
+        subjects.filter_map(|subject| subject.strip_prefix("Stock is low: ")).collect()
+    }
+
     fn item(&mut self, query: Query) -> Doc {
         match self.query(query) {
             Answer::Item(Some((item, _))) => item,
@@ -186,9 +211,9 @@ impl<'a> Shop<'a> {
         }
     }
 
-    /// Sends all dead payments back; how many.
-    fn redrive(&mut self) -> usize {
-        let queue = "payments-dlq".to_owned();
+    /// Sends all dead letters of a queue back; how many.
+    fn redrive(&mut self, queue: &str) -> usize {
+        let queue = queue.to_owned();
         match self.query(Query::Redrive { queue, limit: 100, dry_run: false }) {
             Answer::Moved(Some(moved)) => moved,
             other => panic!("nothing is sent back: {other:?}"),
@@ -254,7 +279,7 @@ fn a_dead_payment_that_is_redriven_is_paid_under_the_key_of_its_first_attempt() 
     shop.pass_s(HOUR_S);
     assert_eq!(shop.town.calls.len(), before, "dead letters wait for a person");
 
-    assert_eq!(shop.redrive(), 1);
+    assert_eq!(shop.redrive("payments-dlq"), 1);
     shop.pass_s(10);
     let paid = shop.stored(&order);
     assert_eq!(states(&paid), (Some("READY"), Some("PAID")));
@@ -268,6 +293,39 @@ fn a_dead_payment_that_is_redriven_is_paid_under_the_key_of_its_first_attempt() 
     let charges = shop.town.charges();
     assert_eq!(charges.len(), 11);
     assert!(charges.iter().all(|(_, call)| call.body == charges[0].1.body), "{charges:?}");
+}
+
+#[test]
+fn the_redrive_of_its_queue_alone_says_when_and_where_a_payment_is_a_dead_letter() {
+    let mut edited = serde_json::to_value(stack()).expect("a stack is JSON");
+    let queues = edited["queues"].as_array_mut().expect("queues");
+    let queue = queues.iter_mut().find(|queue| queue["name"] == "payments-queue");
+    queue.expect("it is declared")["redrive"] =
+        serde_json::json!({"dead_letters": "events-dlq", "receive_count_max": 3});
+    let stack: Stack = serde_json::from_value(edited).expect("a stack");
+    let functions = fns::all();
+    let mut shop = Shop::open(&stack, &functions, 500, 404);
+    let unknown = shop.order(7);
+    shop.pass_s(6 * HOUR_S);
+    assert_eq!(shop.town.charges().len(), 3);
+    assert_eq!(states(&shop.stored(&unknown)), (Some("ON_HOLD"), Some("FAILED")));
+    shop.answers(422, 404);
+    let refused = shop.order(1);
+    shop.pass_s(10);
+    assert_eq!(states(&shop.stored(&refused)), (Some("ON_HOLD"), Some("FAILED")));
+
+    assert_eq!(shop.queue("payments-dlq"), (0, 0, 0));
+    let letters = shop.messages("events-dlq");
+    let of = |letter: &MessageRow| letter.body.str("orderId").map(str::to_owned);
+    assert_eq!(letters.iter().map(of).collect::<Vec<_>>(), [Some(unknown), Some(refused.clone())]);
+    let attempts = |letter: &MessageRow| letter.attributes.as_ref()?.int("RETRY_ATTEMPTS");
+    assert_eq!(letters.iter().map(attempts).collect::<Vec<_>>(), [Some(3), Some(0)]);
+
+    shop.answers(200, 404);
+    assert_eq!(shop.redrive("events-dlq"), 2);
+    shop.pass_s(10);
+    assert_eq!(states(&shop.stored(&refused)), (Some("READY"), Some("PAID")));
+    assert_eq!(shop.queue("payments-queue"), (0, 0, 0));
 }
 
 #[test]
@@ -392,4 +450,58 @@ fn a_digest_no_server_took_is_repeated_whole_under_its_message_id() {
     let tries: Vec<_> = mails[1..].iter().map(|mail| (&mail.message_id, &mail.text)).collect();
     assert_eq!(tries, [known; 3], "two tries in vain and one that was taken");
     assert_eq!(shop.queue("team-alerts-mails"), (0, 0, 0));
+}
+
+#[test]
+fn stock_that_runs_low_again_within_the_hour_is_mailed_when_it_ends_and_only_its_newest_state() {
+    let (stack, functions) = (stack(), fns::all());
+    let mut shop = Shop::open(&stack, &functions, 200, 404);
+    shop.describe(DEFAULT_SKU, 999_990);
+    shop.order(10);
+    shop.pass_s(60);
+    assert_eq!(shop.told_low(), ["MACGUFFIN/LX has 999990 left"], "the first at once");
+    for quantity in [101, 105] {
+        shop.receive(DEFAULT_SKU, 100);
+        shop.order(quantity);
+    }
+    assert_eq!(shop.queue("inventory-stock-mails"), (0, 0, 1), "only the newest waits");
+    // Another item has an hour of its own.
+    let bolt = Sku { product: "BOLT", model: "M8" };
+    shop.describe(bolt, 0);
+    shop.receive(bolt, 5);
+    shop.describe(bolt, 10);
+    assert_eq!(shop.told_low()[1..], ["BOLT/M8 has 5 left"]);
+    shop.pass_s(HOUR_S);
+    assert_eq!(shop.told_low()[2..], ["MACGUFFIN/LX has 999984 left"]);
+    let after_us = shop.town.mails[2].0 - shop.town.mails[0].0;
+    // From one try to the next; a mail leaves some milliseconds after its try began.
+    let range = HOUR_S * SECOND_US - SECOND_US / 10..=HOUR_S * SECOND_US + 2 * SECOND_US;
+    assert!(range.contains(&after_us), "{after_us} us later");
+    assert_eq!(shop.queue("inventory-stock-mails"), (0, 0, 0));
+    // That mail began an hour as well; once it has passed the next one is a first one again.
+    shop.pass_s(HOUR_S);
+    assert_eq!(shop.told_low().len(), 3, "nothing is told twice");
+    shop.receive(DEFAULT_SKU, 100);
+    shop.order(100);
+    shop.pass_s(5);
+    assert_eq!(shop.told_low()[3..], ["MACGUFFIN/LX has 999984 left"]);
+}
+
+#[test]
+fn a_mail_that_waited_for_its_hour_is_repeated_under_its_message_id() {
+    let (stack, functions) = (stack(), fns::all());
+    let mut shop = Shop::open(&stack, &functions, 200, 404);
+    shop.describe(DEFAULT_SKU, 999_990);
+    shop.order(10);
+    shop.receive(DEFAULT_SKU, 100);
+    shop.order(101);
+    assert_eq!(shop.told_low().len(), 1);
+    shop.town.busy = 2;
+    shop.pass_s(HOUR_S + 60);
+    let mails: Vec<_> = shop.town.mails.iter().map(|(_, mail)| mail).collect();
+    let known = (&mails[1].message_id, &mails[1].text);
+    assert_ne!(&mails[0].message_id, known.0);
+    let tries: Vec<_> = mails[1..].iter().map(|mail| (&mail.message_id, &mail.text)).collect();
+    assert_eq!(tries, [known; 3], "two tries in vain and one that was taken");
+    assert_eq!(shop.queue("inventory-stock-mails"), (0, 0, 0));
 }
