@@ -133,7 +133,7 @@ impl Engine {
                 attempts: message.attempts,
                 held: true,
             };
-            self.emit(Cause::default(), Record::Hidden(hidden));
+            self.emit(Cause::of_trace(message.trace), Record::Hidden(hidden));
         }
         // A mail that cannot be written is sent as the bare events, rather than never.
         let text = catch_unwind(|| (subscription.mail)(&events)).unwrap_or_else(|_| MailText {
@@ -195,18 +195,20 @@ impl Engine {
     fn retry_mail(&mut self, plan: &Plan, queue: u16, id: u64, visible_at_ms: u64, reason: &str) {
         let Some(message) = self.state.queue(queue).get(id) else { return };
         let (receives, attempts) = (message.receives, message.attempts + 1);
+        let cause = Cause::of_trace(message.trace);
         let redrive = plan.queues.get(&queue).and_then(|queue| queue.redrive);
         if attempts >= redrive.map_or(ATTEMPTS_MAX, |(_, receives_max)| receives_max) {
             return self.bury_mail(plan, queue, id, reason);
         }
         let hidden = Hidden { queue, id, visible_at_ms, receives, attempts, held: false };
-        self.emit(Cause::default(), Record::Hidden(hidden));
+        self.emit(cause, Record::Hidden(hidden));
     }
 
     /// A mail nobody takes is a dead letter; about itself no further mail is written.
     fn bury_mail(&mut self, plan: &Plan, queue: u16, id: u64, reason: &str) {
         let Some(message) = self.state.queue(queue).get(id) else { return };
         let body = message.body.clone();
+        let cause = self.cause_of_message(queue, id);
         self.delete(queue, id);
         let Some(source) = plan.queues.get(&queue) else { return };
         if let Some((dead_letters, _)) = source.redrive {
@@ -214,12 +216,13 @@ impl Engine {
                 ("ERROR_MESSAGE", Field::Str(reason)),
                 (SOURCE_QUEUE, Field::Str(&source.name)),
             ]);
-            self.send(dead_letters, body, Some(attributes), Cause { seq: id, replay: false });
+            self.send(dead_letters, body, Some(attributes), cause);
         }
     }
 
     pub(crate) fn delete(&mut self, queue: u16, id: u64) {
-        self.emit(Cause { seq: id, replay: false }, Record::Deleted { queue, id });
+        let cause = self.cause_of_message(queue, id);
+        self.emit(cause, Record::Deleted { queue, id });
     }
 
     /// When a digest that has something to say is due, in clock milliseconds.
