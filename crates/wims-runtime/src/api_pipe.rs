@@ -105,12 +105,12 @@ impl Engine {
                 .queue(queue)
                 .from(0)
                 .filter(|(_, message)| message.held)
-                .map(|(id, message)| (id, message.receives, message.attempts))
+                .map(|(id, message)| (id, message.receives, message.attempts, message.trace))
                 .collect();
-            for (id, receives, attempts) in held {
+            for (id, receives, attempts, trace) in held {
                 let visible_at_ms = self.state.clock_ms;
                 let hidden = Hidden { queue, id, visible_at_ms, receives, attempts, held: false };
-                self.emit(Cause::default(), Record::Hidden(hidden));
+                self.emit(Cause::of_trace(trace), Record::Hidden(hidden));
             }
         }
     }
@@ -172,7 +172,7 @@ impl Engine {
         if !self.api_pipes[at].pace.take() {
             return false;
         }
-        let cause = Cause { seq: id, replay: false };
+        let cause = self.cause_of_message(api.queue, id);
         if self.transact(api.table, writes, cause).is_err() {
             // Somebody changed the order in between: look at it again shortly.
             self.hide(api, id, DEFERRED_WAIT_MS, 0);
@@ -200,6 +200,7 @@ impl Engine {
             api: api.target.api.name().into(),
             path: api.target.path.clone(),
             key,
+            traceparent: cause.trace.map(|trace| trace.traceparent(id, number)),
             body,
             timeout_ms: api.target.timeout_ms,
         }));
@@ -408,7 +409,8 @@ impl Engine {
         if writes.is_empty() {
             return Ok(false);
         }
-        match self.transact(api.table, &writes, Cause { seq: id, replay: false }) {
+        let cause = self.cause_of_message(api.queue, id);
+        match self.transact(api.table, &writes, cause) {
             Ok(()) => Ok(true),
             Err(TransactFailure::Condition { .. }) => Ok(false),
             Err(failure @ (TransactFailure::Update(_) | TransactFailure::Shape(_))) => {
@@ -427,19 +429,19 @@ impl Engine {
             attempts: message.attempts + attempts_used,
             held: false,
         };
-        self.emit(Cause { seq: id, replay: false }, Record::Hidden(hidden));
+        self.emit(self.cause_of_message(api.queue, id), Record::Hidden(hidden));
     }
 
     fn bury_message(&mut self, plan: &Plan, api: &ApiPlan, id: u64, reason: &str) {
         let Some(message) = self.state.queue(api.queue).get(id) else { return };
         let (body, attempts) = (message.body.clone(), message.attempts);
+        let cause = self.cause_of_message(api.queue, id);
         self.delete(api.queue, id);
         let attributes = Doc::object(&[
             ("ERROR_MESSAGE", Field::Str(reason)),
             ("RETRY_ATTEMPTS", Field::Int(attempts.into())),
             (SOURCE_QUEUE, Field::Str(&plan.queues[&api.queue].name)),
         ]);
-        let cause = Cause { seq: id, replay: false };
         self.bury(plan, api.dead_letters, body, attributes, cause);
     }
 

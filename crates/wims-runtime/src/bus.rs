@@ -85,7 +85,7 @@ impl Engine {
 
     fn publish(&mut self, plan: &Plan, bus: u16, batch: &[StreamChange], event: PutEvent) {
         let change = &batch[event.record];
-        let mut cause = Cause { seq: change.seq, replay: change.replay };
+        let mut cause = cause_of(change);
         let mut detail = event.detail;
         if event.by_value {
             let doc = detail.to_doc();
@@ -176,8 +176,7 @@ impl Engine {
         ]);
         let reason = "the enrichment failed on this record";
         let attributes = Doc::object(&[("ERROR_MESSAGE", Field::Str(reason))]);
-        let cause = Cause { seq: change.seq, replay: change.replay };
-        self.bury(plan, stream.dead_letters, body, attributes, cause);
+        self.bury(plan, stream.dead_letters, body, attributes, cause_of(change));
     }
 
     /// Sends a dead letter and tells whoever wants to know.
@@ -212,6 +211,11 @@ impl Engine {
             EventView { source: "wims.runtime", detail_type, detail: Node::View(detail.view()) };
         self.publish_to_topic(plan, topic, &event, cause);
     }
+}
+
+/// What follows from a change follows from its request.
+fn cause_of(change: &StreamChange) -> Cause {
+    Cause { seq: change.seq, replay: change.replay, trace: change.trace }
 }
 
 /// The event as a message carries it: `{source, detail-type, detail}`.

@@ -7,14 +7,15 @@
 //! and services that have expired.
 
 use std::collections::BTreeSet;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::fmt;
+use std::hash::{Hash, Hasher};
 
 use wims_stack::Doc;
 use wims_stack::table::{PARTITION_KEY, SORT_KEY};
 
 use crate::engine::Engine;
 use crate::items::{Item, text};
-use crate::state::State;
+use crate::state::{Execution, State};
 
 /// A state as hashes of its parts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +31,13 @@ impl Digest {
         let theirs = other.parts.iter().filter(|part| lacks(self, part));
         let names: BTreeSet<&String> = mine.chain(theirs).map(|(name, _)| name).collect();
         names.into_iter().cloned().collect()
+    }
+}
+
+/// A part a line: its hash and its name.
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.parts.iter().try_for_each(|(name, hash)| writeln!(f, "{hash:016x} {name}"))
     }
 }
 
@@ -69,14 +77,28 @@ impl State {
     }
 }
 
-/// A hash that is the same in every process.
-fn hashed(write: impl FnOnce(&mut DefaultHasher)) -> u64 {
-    let mut hasher = DefaultHasher::new();
+/// FNV-1a: the same in every process and with every compiler, which the standard library does not
+/// promise of its own. Digests are committed beside golden journals.
+struct Fnv(u64);
+
+impl Hasher for Fnv {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        self.0 = bytes.iter().fold(self.0, step);
+    }
+}
+
+fn hashed(write: impl FnOnce(&mut Fnv)) -> u64 {
+    let mut hasher = Fnv(0xcbf2_9ce4_8422_2325);
     write(&mut hasher);
     hasher.finish()
 }
 
-fn hash_doc(doc: Option<&Doc>, to: &mut DefaultHasher) {
+fn hash_doc(doc: Option<&Doc>, to: &mut Fnv) {
     doc.map(Doc::bytes).hash(to);
 }
 
@@ -103,7 +125,7 @@ fn hash_messages(state: &State, queue: u16) -> u64 {
             // A message whose time has come is held by nobody, noticed or not.
             let held = message.held && message.visible_at_ms > state.clock_ms;
             (id, message.sent_ms, message.visible_at_ms).hash(to);
-            (message.receives, message.attempts, held).hash(to);
+            (message.receives, message.attempts, held, message.trace).hash(to);
             hash_doc(Some(&message.body), to);
             hash_doc(message.attributes.as_deref(), to);
         }
@@ -115,7 +137,7 @@ fn hash_stream(state: &State) -> u64 {
     let seen_by_all = state.cursors.values().copied().min().unwrap_or(0);
     hashed(|to| {
         for change in state.stream.iter().filter(|change| change.seq > seen_by_all) {
-            (change.seq, change.replay, change.table).hash(to);
+            (change.seq, change.replay, change.trace, change.table).hash(to);
             hash_doc(change.old.as_ref(), to);
             hash_doc(change.new.as_ref(), to);
         }
@@ -124,8 +146,9 @@ fn hash_stream(state: &State) -> u64 {
 
 fn hash_executions(state: &State) -> u64 {
     hashed(|to| {
-        for waiting in state.executions.values() {
+        for Execution { waiting, trace } in state.executions.values() {
             (waiting.id, waiting.workflow, waiting.wake_at_ms, &waiting.position).hash(to);
+            trace.hash(to);
             hash_doc(Some(&waiting.event), to);
         }
     })

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use wims_stack::{Action, Doc, Stack, Write};
 
 use crate::api_pipe::ApiPipe;
-use crate::functions::{Functions, Refusal, RouteInput};
+use crate::functions::{Functions, Refusal, RouteInput, Routed};
 use crate::io::{Answer, Input, Now, Output, Ticket};
 use crate::journal::Journal;
 use crate::mails::Mails;
@@ -22,6 +22,7 @@ use crate::recovery::{Recovered, RecoveryBugs, RecoveryError, SegmentStore, reco
 use crate::state::State;
 use crate::stopwatch::Stopwatch;
 use crate::sweep::Sweep;
+use crate::trace::TraceId;
 use crate::transact::TransactFailure;
 
 /// Changes not yet through the pipe at which intake is refused.
@@ -92,6 +93,15 @@ pub(crate) struct Cause {
     pub seq: u64,
     /// Whether a replay is at its root.
     pub replay: bool,
+    /// The trace it belongs to.
+    pub trace: Option<TraceId>,
+}
+
+impl Cause {
+    /// No record is the cause, but this is known to belong to a trace, if to any.
+    pub fn of_trace(trace: Option<TraceId>) -> Cause {
+        Cause { trace, ..Cause::default() }
+    }
 }
 
 /// Applies what recovery reads. A recovery that starts in the middle meets records whose resources
@@ -351,11 +361,18 @@ impl Engine {
             wall_ms: self.now.wall_ms,
             cause: cause.seq,
             replay: cause.replay,
+            trace: cause.trace,
             record,
         };
         self.journal.append(&entry);
         self.state.apply(entry);
         seq
+    }
+
+    /// A message as a cause: its trace goes on.
+    pub(crate) fn cause_of_message(&self, queue: u16, id: u64) -> Cause {
+        let message = self.state.queue(queue).get(id);
+        Cause { seq: id, replay: false, trace: message.and_then(|message| message.trace) }
     }
 
     /// Hands out an output once everything seen so far is durable.
@@ -382,8 +399,8 @@ impl Engine {
 
     fn take(&mut self, input: Input, outputs: &mut Vec<Output>, now_us: u64) {
         match input {
-            Input::Call { ticket, route, arguments, history } => {
-                let answer = self.call(route, &arguments, history.as_ref());
+            Input::Call { ticket, route, arguments, history, trace } => {
+                let answer = self.call(route, &arguments, history.as_ref(), trace);
                 self.reply(ticket, answer, outputs);
             }
             Input::Query { ticket, query } => {
@@ -417,7 +434,13 @@ impl Engine {
     }
 
     /// Carries out a request through a route, in one transaction.
-    fn call(&mut self, route: &str, arguments: &Doc, history: Option<&Doc>) -> Answer {
+    fn call(
+        &mut self,
+        route: &str,
+        arguments: &Doc,
+        history: Option<&Doc>,
+        trace: Option<TraceId>,
+    ) -> Answer {
         if let Some(reason) = self.refuses_calls() {
             return Answer::Full { retry_after_s: 1, reason };
         }
@@ -443,10 +466,12 @@ impl Engine {
             Ok(routed) if self.is_memory_full() && self.adds_items(route.table, &routed.writes) => {
                 Answer::Full { retry_after_s: 1, reason: MEMORY_FULL }
             }
-            Ok(routed) => match self.transact(route.table, &routed.writes, Cause::default()) {
-                Ok(()) => Answer::Done(routed.reply),
-                Err(failure) => Answer::Refused(refusal_of(&failure)),
-            },
+            Ok(Routed { writes, reply }) => {
+                match self.transact(route.table, &writes, Cause::of_trace(trace)) {
+                    Ok(()) => Answer::Done(reply),
+                    Err(failure) => Answer::Refused(refusal_of(&failure)),
+                }
+            }
         }
     }
 

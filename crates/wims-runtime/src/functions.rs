@@ -41,7 +41,8 @@ pub struct Reads<'a> {
 }
 
 impl<'a> Reads<'a> {
-    pub(crate) fn of(items: &'a Items) -> Reads<'a> {
+    /// Access to these items.
+    pub fn of(items: &'a Items) -> Reads<'a> {
         Reads { items }
     }
 

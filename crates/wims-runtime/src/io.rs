@@ -10,6 +10,7 @@ use wims_stack::Doc;
 use crate::functions::Refusal;
 use crate::histogram::Histogram;
 use crate::journal::FrameWrite;
+use crate::trace::TraceId;
 
 /// The time, as a step is told it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,6 +43,8 @@ pub enum Input {
         arguments: Doc,
         /// A closed item it names, found in history.
         history: Option<Doc>,
+        /// The trace it belongs to, as who asks has told.
+        trace: Option<TraceId>,
     },
     /// A request that reads.
     Query {
@@ -340,6 +343,8 @@ pub struct ApiCall {
     pub path: String,
     /// The same on every try.
     pub key: String,
+    /// The trace it belongs to, if any, and the span it is in it: another one on every try.
+    pub traceparent: Option<String>,
     /// What is posted; `None` looks up what became of the key.
     pub body: Option<Doc>,
     /// After this its outcome is unknown.

@@ -21,6 +21,7 @@ pub mod record;
 pub mod recovery;
 pub mod sim;
 pub mod state;
+pub mod trace;
 
 mod api_pipe;
 mod bus;

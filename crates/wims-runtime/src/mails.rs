@@ -125,7 +125,7 @@ impl Engine {
         }
         let visible_at_ms = until_ms;
         let hidden = Hidden { queue, id, visible_at_ms, receives: 0, attempts: 0, held: false };
-        self.emit(Cause { seq: id, replay: false }, Record::Hidden(hidden));
+        self.emit(self.cause_of_message(queue, id), Record::Hidden(hidden));
     }
 
     /// Finds the messages that a former life made to wait.
@@ -167,7 +167,7 @@ impl Engine {
                 attempts: message.attempts,
                 held: true,
             };
-            self.emit(Cause::default(), Record::Hidden(hidden));
+            self.emit(Cause::of_trace(message.trace), Record::Hidden(hidden));
         }
         if let MailLimit::OncePerSubject { subject, window_ms } = &subscription.subscription.limit {
             self.note_tried(queue, messages[0], subject_of(subject, &events[0]), *window_ms);
@@ -194,7 +194,7 @@ impl Engine {
             self.mails.waiting.remove(&(queue, subject));
         }
         let until_ms = self.state.clock_ms + window_ms;
-        let cause = Cause { seq: id, replay: false };
+        let cause = self.cause_of_message(queue, id);
         self.emit(cause, Record::Served { queue, subject, until_ms });
     }
 
@@ -254,18 +254,20 @@ impl Engine {
     fn retry_mail(&mut self, plan: &Plan, queue: u16, id: u64, visible_at_ms: u64, reason: &str) {
         let Some(message) = self.state.queue(queue).get(id) else { return };
         let (receives, attempts) = (message.receives, message.attempts + 1);
+        let cause = Cause::of_trace(message.trace);
         let redrive = plan.queues.get(&queue).and_then(|queue| queue.redrive);
         if attempts >= redrive.map_or(ATTEMPTS_MAX, |(_, receives_max)| receives_max) {
             return self.bury_mail(plan, queue, id, reason);
         }
         let hidden = Hidden { queue, id, visible_at_ms, receives, attempts, held: false };
-        self.emit(Cause::default(), Record::Hidden(hidden));
+        self.emit(cause, Record::Hidden(hidden));
     }
 
     /// A mail nobody takes is a dead letter; about itself no further mail is written.
     fn bury_mail(&mut self, plan: &Plan, queue: u16, id: u64, reason: &str) {
         let Some(message) = self.state.queue(queue).get(id) else { return };
         let body = message.body.clone();
+        let cause = self.cause_of_message(queue, id);
         self.delete(queue, id);
         let Some(source) = plan.queues.get(&queue) else { return };
         if let Some((dead_letters, _)) = source.redrive {
@@ -273,12 +275,13 @@ impl Engine {
                 ("ERROR_MESSAGE", Field::Str(reason)),
                 (SOURCE_QUEUE, Field::Str(&source.name)),
             ]);
-            self.send(dead_letters, body, Some(attributes), Cause { seq: id, replay: false });
+            self.send(dead_letters, body, Some(attributes), cause);
         }
     }
 
     pub(crate) fn delete(&mut self, queue: u16, id: u64) {
-        self.emit(Cause { seq: id, replay: false }, Record::Deleted { queue, id });
+        let cause = self.cause_of_message(queue, id);
+        self.emit(cause, Record::Deleted { queue, id });
     }
 
     /// When a digest that has something to say is due, in clock milliseconds.

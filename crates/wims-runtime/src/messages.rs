@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use wims_stack::Doc;
 
+use crate::trace::TraceId;
+
 /// A message and where it stands.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Message {
@@ -15,6 +17,8 @@ pub struct Message {
     pub body: Doc,
     /// Why it is here, for dead letters.
     pub attributes: Option<Box<Doc>>,
+    /// Its trace, which goes on with what becomes of it.
+    pub trace: Option<TraceId>,
     /// Wall time when it was sent.
     pub sent_ms: u64,
     /// Hidden until then, in clock milliseconds.
@@ -142,6 +146,7 @@ mod tests {
         Message {
             body: Doc::text("x"),
             attributes: None,
+            trace: None,
             sent_ms: 1,
             visible_at_ms,
             receives: 0,

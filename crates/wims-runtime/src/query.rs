@@ -140,8 +140,9 @@ impl Engine {
                     return Some(moved);
                 }
                 moved += 1;
-                self.emit(Cause::default(), Record::Deleted { queue: number, id: *id });
-                let cause = Cause { seq: *id, replay: false };
+                let cause = self.cause_of_message(number, *id);
+                let deleted = Record::Deleted { queue: number, id: *id };
+                self.emit(Cause::of_trace(cause.trace), deleted);
                 match way {
                     Way::Queue(source) => self.send(*source, body.clone(), None, cause),
                     Way::Rule(rule, target) => {

@@ -12,6 +12,7 @@ use crate::functions::{Function, Functions, PutEvent, Refusal, RouteInput, Route
 use crate::io::{Input, MailJob, Now, Output, Ticket};
 use crate::messages::Message;
 use crate::recovery::NoSegments;
+use crate::trace::TraceId;
 
 /// A table `T`; each new item of it is an event `new` that the rule `r` hands to a target. Queues
 /// are `dead`, for dead letters, and `noted`.
@@ -115,9 +116,14 @@ impl Quiet {
 
     /// Puts a new item in the next step.
     pub fn put(&mut self, sk: &str) {
+        self.put_traced(sk, None);
+    }
+
+    /// Puts a new item in the next step, as a request of a trace.
+    pub fn put_traced(&mut self, sk: &str, trace: Option<TraceId>) {
         let (ticket, arguments) =
             (Ticket { inbox: 0, slot: 0 }, Doc::object(&[("sk", Field::Str(sk))]));
-        self.inputs.push(Input::Call { ticket, route: "put", arguments, history: None });
+        self.inputs.push(Input::Call { ticket, route: "put", arguments, history: None, trace });
     }
 
     /// Lets time pass, a step each millisecond.

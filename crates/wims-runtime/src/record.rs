@@ -7,6 +7,8 @@
 use wims_stack::doc::{read_varint, write_varint};
 use wims_stack::{Doc, Field};
 
+use crate::trace::TraceId;
+
 /// One record with where it stands and what it follows from.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
@@ -18,6 +20,8 @@ pub struct Entry {
     pub cause: u64,
     /// Whether a replay is at the root of it; inherited through `cause`.
     pub replay: bool,
+    /// The trace of the request at the root of it, if that told one; inherited through `cause`.
+    pub trace: Option<TraceId>,
     /// What happened.
     pub record: Record,
 }
@@ -216,6 +220,14 @@ pub enum RecordError {
         /// The kind's version.
         version: u8,
     },
+    /// Flags from a newer build.
+    #[error("record kind {kind} has flags {flags:#04x}, unknown to this version of wims")]
+    Flags {
+        /// The kind's number.
+        kind: u8,
+        /// All its flags.
+        flags: u8,
+    },
     /// A record that does not hold what its kind says.
     #[error("record kind {kind} is malformed")]
     Malformed {
@@ -225,7 +237,10 @@ pub enum RecordError {
 }
 
 const VERSION: u8 = 1;
+/// Flag of a record with a replay at its root.
 const REPLAY: u8 = 1;
+/// Flag of a record that has a trace: sixteen bytes behind its cause, the first one the highest.
+const TRACED: u8 = 2;
 
 impl Record {
     /// The kind's number in the journal.
@@ -357,9 +372,12 @@ const KIND_MAX: u8 = 18;
 impl Entry {
     /// Appends the entry to a frame whose first sequence and wall time are given.
     pub fn write(&self, to: &mut Vec<u8>, frame_wall_ms: u64) {
-        to.extend_from_slice(&[self.record.kind(), VERSION, if self.replay { REPLAY } else { 0 }]);
+        to.extend_from_slice(&[self.record.kind(), VERSION, self.flags()]);
         write_varint(to, self.wall_ms.saturating_sub(frame_wall_ms));
         write_varint(to, if self.cause == 0 { 0 } else { self.seq - self.cause });
+        if let Some(trace) = self.trace {
+            to.extend_from_slice(&trace.get().to_be_bytes());
+        }
         let at = to.len();
         to.extend_from_slice(&[0; 4]);
         self.record.write_body(to);
@@ -367,21 +385,29 @@ impl Entry {
         to[at..at + 4].copy_from_slice(&len.to_le_bytes());
     }
 
+    fn flags(&self) -> u8 {
+        let replay = if self.replay { REPLAY } else { 0 };
+        replay | if self.trace.is_some() { TRACED } else { 0 }
+    }
+
     /// Reads the entry that `bytes` begin with and the rest behind it.
     ///
     /// # Errors
-    /// When its kind or version is unknown, or it is malformed.
+    /// When its kind, version or a flag is unknown, or it is malformed.
     pub fn read(bytes: &[u8], seq: u64, frame_wall_ms: u64) -> Result<(Entry, &[u8]), RecordError> {
         let [kind, version, flags, rest @ ..] = bytes else {
             return Err(RecordError::Malformed { kind: 0 });
         };
-        let (kind, version) = (*kind, *version);
+        let (kind, version, flags) = (*kind, *version, *flags);
         if kind == 0 || kind > KIND_MAX || version != VERSION {
             return Err(RecordError::Unknown { kind, version });
         }
+        if flags & !(REPLAY | TRACED) != 0 {
+            return Err(RecordError::Flags { kind, flags });
+        }
         let mut reader = Reader { bytes: rest };
         reader
-            .entry(kind, seq, frame_wall_ms, *flags)
+            .entry(kind, seq, frame_wall_ms, flags)
             .map(|entry| (entry, reader.bytes))
             .ok_or(RecordError::Malformed { kind })
     }
@@ -459,6 +485,7 @@ impl<'a> Reader<'a> {
         let wall_ms = frame_wall_ms.checked_add(self.number()?)?;
         let distance = self.number()?;
         let cause = if distance == 0 { 0 } else { seq.checked_sub(distance)? };
+        let trace = if flags & TRACED == 0 { None } else { Some(self.trace()?) };
         let len = u32::from_le_bytes(self.take(4)?.try_into().ok()?);
         let mut body = Reader { bytes: self.take(len as usize)? };
         let record = Record::read_body(kind, &mut body)?;
@@ -467,8 +494,13 @@ impl<'a> Reader<'a> {
             wall_ms,
             cause,
             replay: flags & REPLAY != 0,
+            trace,
             record,
         })
+    }
+
+    fn trace(&mut self) -> Option<TraceId> {
+        TraceId::new(u128::from_be_bytes(self.take(16)?.try_into().ok()?))
     }
 
     fn take(&mut self, len: usize) -> Option<&'a [u8]> {
@@ -548,15 +580,19 @@ impl<'a> Reader<'a> {
 mod tests {
     use super::*;
 
+    /// Writes a record and reads it back, with and without a trace.
     fn round(record: Record) {
-        let entry = Entry { seq: 9, wall_ms: 1_005, cause: 7, replay: true, record };
-        let mut bytes = Vec::new();
-        entry.write(&mut bytes, 1_000);
-        for cut in 0..bytes.len() {
-            assert!(Entry::read(&bytes[..cut], 9, 1_000).is_err(), "cut at {cut}");
+        for trace in [None, TraceId::new(1), TraceId::new(u128::MAX - 1)] {
+            let record = record.clone();
+            let entry = Entry { seq: 9, wall_ms: 1_005, cause: 7, replay: true, trace, record };
+            let mut bytes = Vec::new();
+            entry.write(&mut bytes, 1_000);
+            for cut in 0..bytes.len() {
+                assert!(Entry::read(&bytes[..cut], 9, 1_000).is_err(), "cut at {cut}");
+            }
+            bytes.push(77);
+            assert_eq!(Entry::read(&bytes, 9, 1_000), Ok((entry, &[77][..])));
         }
-        bytes.push(77);
-        assert_eq!(Entry::read(&bytes, 9, 1_000), Ok((entry, &[77][..])));
     }
 
     #[test]
@@ -598,6 +634,33 @@ mod tests {
             wake_at_ms: 3,
         }));
         round(Record::LastId { id: u128::MAX - 1 });
+    }
+
+    #[test]
+    fn a_trace_is_a_flag_and_sixteen_bytes_behind_the_cause() {
+        let written = |replay, trace| {
+            let (record, mut bytes) = (Record::Ended { id: 5 }, Vec::new());
+            let entry = Entry { seq: 9, wall_ms: 1_005, cause: 7, replay, trace, record };
+            entry.write(&mut bytes, 1_000);
+            bytes
+        };
+        assert_eq!(written(false, None), [9, 1, 0, 5, 2, 1, 0, 0, 0, 5]);
+        assert_eq!(written(true, None), [9, 1, 1, 5, 2, 1, 0, 0, 0, 5]);
+        let mut traced = vec![9, 1, 2, 5, 2];
+        traced.extend(1..=16);
+        traced.extend([1, 0, 0, 0, 5]);
+        let trace = TraceId::new(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10);
+        assert_eq!(written(false, trace), traced);
+        // None is zero, so sixteen zeroes are no trace.
+        traced[5..21].fill(0);
+        assert_eq!(Entry::read(&traced, 9, 1_000), Err(RecordError::Malformed { kind: 9 }));
+    }
+
+    #[test]
+    fn a_flag_of_a_newer_version_refuses() {
+        let bytes = [9, 1, 4, 5, 2, 1, 0, 0, 0, 5];
+        let unknown = RecordError::Flags { kind: 9, flags: 4 };
+        assert_eq!(Entry::read(&bytes, 9, 1_000), Err(unknown));
     }
 
     #[test]

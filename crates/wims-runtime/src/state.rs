@@ -12,6 +12,7 @@ use wims_stack::{Doc, Pipe, PipeSource, Stack, TableRef};
 use crate::items::{Items, text};
 use crate::messages::{Message, Messages};
 use crate::record::{Change, Entry, Hidden, Paced, Record, Sent, SweptMessage, Waiting};
+use crate::trace::TraceId;
 
 /// A change that a consumer of the stream has not seen yet.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,12 +23,23 @@ pub struct StreamChange {
     pub wall_ms: u64,
     /// Whether a replay is at the root of it.
     pub replay: bool,
+    /// Its trace.
+    pub trace: Option<TraceId>,
     /// The table's number.
     pub table: u16,
     /// The item before.
     pub old: Option<Doc>,
     /// The item after.
     pub new: Option<Doc>,
+}
+
+/// An execution that goes on later.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Execution {
+    /// Where it stands.
+    pub waiting: Waiting,
+    /// Its trace.
+    pub trace: Option<TraceId>,
 }
 
 /// Everything the engine knows; see the module.
@@ -45,7 +57,7 @@ pub struct State {
     /// Changes some consumer has not seen, oldest first.
     pub stream: VecDeque<StreamChange>,
     /// Executions that go on later, by id.
-    pub executions: BTreeMap<u64, Waiting>,
+    pub executions: BTreeMap<u64, Execution>,
     /// Their ids by when they go on.
     pub wakes: BTreeSet<(u64, u64)>,
     /// What pipes have learned of their targets.
@@ -92,17 +104,18 @@ impl State {
 
     /// Changes the state by what a record says.
     pub fn apply(&mut self, entry: Entry) {
-        self.seq = entry.seq;
-        match entry.record {
+        let Entry { seq, wall_ms, replay, trace, record, .. } = entry;
+        self.seq = seq;
+        match record {
             Record::Named(named) => self.name(named.id, named.name),
-            Record::Change(change) => self.change(entry.seq, entry.wall_ms, entry.replay, change),
-            Record::SweptItem(change) => self.set_item(entry.seq, &change, true),
-            Record::Sent(sent) => self.sent(entry.seq, entry.wall_ms, sent),
+            Record::Change(change) => self.change(seq, wall_ms, replay, trace, change),
+            Record::SweptItem(change) => self.set_item(seq, &change, true),
+            Record::Sent(sent) => self.sent(seq, wall_ms, trace, sent),
             Record::Hidden(hidden) => self.hidden(&hidden),
-            Record::SweptMessage(message) => self.swept_message(message),
+            Record::SweptMessage(message) => self.swept_message(trace, message),
             Record::Deleted { queue, id } => self.queue_mut(queue).remove(id),
             Record::Cursor { consumer, seq } => self.cursor(consumer, seq),
-            Record::Waiting(waiting) => self.waiting(entry.seq, waiting),
+            Record::Waiting(waiting) => self.waiting(seq, trace, waiting),
             Record::Ended { id } => self.ended(id),
             Record::Paced(paced) => {
                 self.paced.insert(paced.pipe, paced);
@@ -183,14 +196,22 @@ impl State {
         })
     }
 
-    fn change(&mut self, seq: u64, wall_ms: u64, replay: bool, change: Change) {
+    fn change(
+        &mut self,
+        seq: u64,
+        wall_ms: u64,
+        replay: bool,
+        trace: Option<TraceId>,
+        change: Change,
+    ) {
         self.set_item(seq, &change, false);
         let Some(image) = change.new.as_ref().or(change.old.as_ref()) else { return };
         // Without a reader nobody would ever have seen it.
         let is_read = !self.consumers.is_empty();
         if is_read && self.table(change.table).is_streamed(image) {
             let Change { table, old, new, .. } = change;
-            self.stream.push_back(StreamChange { seq, wall_ms, replay, table, old, new });
+            let change = StreamChange { seq, wall_ms, replay, trace, table, old, new };
+            self.stream.push_back(change);
         }
     }
 
@@ -209,10 +230,11 @@ impl State {
         items.set(key, change.new.clone(), created, seq);
     }
 
-    fn sent(&mut self, seq: u64, wall_ms: u64, sent: Sent) {
+    fn sent(&mut self, seq: u64, wall_ms: u64, trace: Option<TraceId>, sent: Sent) {
         let message = Message {
             body: sent.body,
             attributes: sent.attributes.map(Box::new),
+            trace,
             sent_ms: wall_ms,
             visible_at_ms: sent.visible_at_ms,
             receives: 0,
@@ -237,10 +259,11 @@ impl State {
         self.queue_mut(hidden.queue).set(hidden.id, message, clock_ms);
     }
 
-    fn swept_message(&mut self, swept: SweptMessage) {
+    fn swept_message(&mut self, trace: Option<TraceId>, swept: SweptMessage) {
         let message = Message {
             body: swept.body,
             attributes: swept.attributes.map(Box::new),
+            trace,
             sent_ms: swept.sent_ms,
             visible_at_ms: swept.hidden.visible_at_ms,
             receives: swept.hidden.receives,
@@ -267,17 +290,17 @@ impl State {
         }
     }
 
-    fn waiting(&mut self, seq: u64, mut waiting: Waiting) {
+    fn waiting(&mut self, seq: u64, trace: Option<TraceId>, mut waiting: Waiting) {
         if waiting.id == 0 {
             waiting.id = seq;
         }
         self.ended(waiting.id);
         self.wakes.insert((waiting.wake_at_ms, waiting.id));
-        self.executions.insert(waiting.id, waiting);
+        self.executions.insert(waiting.id, Execution { waiting, trace });
     }
 
     fn ended(&mut self, id: u64) {
-        if let Some(waiting) = self.executions.remove(&id) {
+        if let Some(Execution { waiting, .. }) = self.executions.remove(&id) {
             self.wakes.remove(&(waiting.wake_at_ms, id));
         }
     }

@@ -2,11 +2,12 @@
 //!
 //! Promise: a recovery that starts where the last finished sweep began finds everything, so old
 //! segments can go and recovery is bounded without a second format. Swept records are no changes
-//! and reach no stream.
+//! and reach no stream. What has a trace keeps it: the trace of a swept record is its own.
 
 use crate::engine::{Cause, Engine};
 use crate::messages::Message;
 use crate::record::{Change, Hidden, Named, Record, SweptMessage};
+use crate::state::Execution;
 
 /// Items or messages looked at in one slice.
 const SLICE: usize = 64;
@@ -166,7 +167,8 @@ impl Engine {
         let last = messages.last().map(|(id, _)| *id);
         let more = messages.len() == SLICE;
         for (id, message) in messages {
-            self.emit(Cause::default(), Record::SweptMessage(swept_message(queue, id, message)));
+            let cause = Cause::of_trace(message.trace);
+            self.emit(cause, Record::SweptMessage(swept_message(queue, id, message)));
         }
         match last {
             Some(id) if more => Place::Messages { queue, id: id + 1 },
@@ -175,12 +177,12 @@ impl Engine {
     }
 
     fn sweep_executions(&mut self, id: u64) -> Place {
-        let waiting: Vec<_> =
-            self.state.executions.range(id..).take(SLICE).map(|(_, w)| w.clone()).collect();
-        let last = waiting.last().map(|waiting| waiting.id);
-        let more = waiting.len() == SLICE;
-        for waiting in waiting {
-            self.emit(Cause::default(), Record::Waiting(waiting));
+        let executions = self.state.executions.range(id..).take(SLICE);
+        let executions: Vec<_> = executions.map(|(_, execution)| execution.clone()).collect();
+        let last = executions.last().map(|execution| execution.waiting.id);
+        let more = executions.len() == SLICE;
+        for Execution { waiting, trace } in executions {
+            self.emit(Cause::of_trace(trace), Record::Waiting(waiting));
         }
         match last {
             Some(id) if more => Place::Executions { id: id + 1 },

@@ -20,6 +20,7 @@ use crate::engine::{Cause, Engine};
 use crate::functions::{Reads, TaskError, TaskInput, TransactFn};
 use crate::plan::{MachinePlan, Plan, StatePlan, TargetKind, TargetPlan, TaskPlan, WorkflowPlan};
 use crate::record::{Record, Waiting};
+use crate::state::Execution;
 use crate::transact::TransactFailure;
 
 /// What the present stack cannot take on waits this long before it is looked at again.
@@ -87,15 +88,16 @@ impl Engine {
             if at > self.state.clock_ms || !self.journal.has_room() {
                 return;
             }
-            let waiting = self.state.executions[&id].clone();
-            self.resume(plan, id, &waiting);
+            let execution = self.state.executions[&id].clone();
+            self.resume(plan, id, &execution);
         }
     }
 
     /// Goes on with one execution. What the present stack does not have any more fails: see the
     /// module. Without its workflow it waits on: a later stack may have it again.
-    fn resume(&mut self, plan: &Plan, id: u64, waiting: &Waiting) {
-        let cause = Cause { seq: id, replay: false };
+    fn resume(&mut self, plan: &Plan, id: u64, execution: &Execution) {
+        let Execution { waiting, trace } = execution;
+        let cause = Cause { seq: id, replay: false, trace: *trace };
         let Some(flow) = plan.workflows.iter().find(|flow| flow.number == waiting.workflow) else {
             return self.look_again_later(cause, waiting);
         };
@@ -486,6 +488,7 @@ mod tests {
     use crate::functions::{Function, Functions};
     use crate::plan::compile;
     use crate::quiet::{self, Quiet};
+    use crate::trace::TraceId;
 
     /// A task whose function makes the new item DONE, or fails.
     fn work(retry: Vec<Retry>, catch: Vec<Catch>) -> State {
@@ -599,6 +602,24 @@ mod tests {
         assert_eq!(quiet.messages("noted")[0].body, Doc::text("1"));
         assert_eq!(state_and_waiting(&quiet), (Some("NEW"), 0));
         assert!(quiet.messages("dead").is_empty());
+    }
+
+    #[test]
+    fn an_execution_keeps_its_trace_while_it_waits_and_gives_it_to_what_it_sends() {
+        let catch = vec![Catch { errors: vec![ALL_ERRORS.into()], next: "Note".into() }];
+        let states = vec![work(once_more(), catch), note()];
+        let mut quiet = Quiet::start(&stack(states), &functions(throttled));
+        let trace = TraceId::new(7);
+        quiet.put_traced("1", trace);
+        quiet.put("2");
+        quiet.pass_ms(10);
+        let executions = quiet.engine.state.executions.values();
+        let waiting: Vec<_> = executions.map(|execution| execution.trace).collect();
+        assert_eq!(waiting, [trace, None]);
+        quiet.pass_ms(1_100);
+        let noted = quiet.messages("noted");
+        let trace_of = |sk| noted.iter().find(|m| m.body == Doc::text(sk)).map(|m| m.trace);
+        assert_eq!((trace_of("1"), trace_of("2")), (Some(trace), Some(None)));
     }
 
     #[test]

@@ -125,6 +125,9 @@ impl Caller {
                 .body(json::to_string(body.view().into())),
             None => client.get(format!("{}{}/{}", address.url, call.path, call.key)),
         };
+        if let Some(traceparent) = &call.traceparent {
+            request = request.header("traceparent", traceparent);
+        }
         if let Some(value) = address.authorization.as_deref().and_then(secret) {
             request = request.header(AUTHORIZATION, value);
         }

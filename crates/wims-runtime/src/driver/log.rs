@@ -19,6 +19,7 @@ use crate::functions::{PutEvent, StreamRecord};
 use crate::plan::LogPlan;
 use crate::record::{Change, Entry, Published, Record};
 use crate::recovery::SegmentStore;
+use crate::trace::TraceId;
 
 /// Frames larger than this are not ours; the journal's own are about a megabyte.
 const FRAME_BYTES_MAX: usize = 64 << 20;
@@ -318,8 +319,7 @@ impl LogReader {
         events: &mut Vec<String>,
     ) {
         if self.plan.rules.iter().any(|(of, pattern)| *of == bus && pattern.matches(view)) {
-            let envelope = Envelope::of(entry, id, view);
-            events.push(serde_json::to_string(&envelope).expect("an event is JSON"));
+            events.push(envelope(entry, id, view));
         }
     }
 }
@@ -385,7 +385,12 @@ fn ordinal_of_made(made: &[PutEvent], at: usize) -> u64 {
     made.iter().enumerate().filter(is_before).count() as u64
 }
 
-/// The EventBridge envelope.
+/// An event of a record as a log shows it: the JSON text of its EventBridge envelope. An event
+/// that has a trace has the field `traceId` in it, which is ours; any other has EventBridge's alone.
+pub fn envelope(entry: &Entry, id: Uuid, view: &EventView<'_>) -> String {
+    serde_json::to_string(&Envelope::of(entry, id, view)).expect("an event is JSON")
+}
+
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case")]
 struct Envelope<'a> {
@@ -397,6 +402,8 @@ struct Envelope<'a> {
     time: String,
     region: &'static str,
     resources: [&'static str; 0],
+    #[serde(rename = "traceId", skip_serializing_if = "Option::is_none")]
+    trace: Option<TraceId>,
     detail: Node<'a>,
 }
 
@@ -412,6 +419,7 @@ impl<'a> Envelope<'a> {
             time: humantime::format_rfc3339_millis(time).to_string(),
             region: "local",
             resources: [],
+            trace: entry.trace,
             detail: view.detail,
         }
     }
@@ -420,7 +428,7 @@ impl<'a> Envelope<'a> {
 /// An event's id: a hash of what it follows from, so that publishing again gives the same id. The
 /// first of several equal events has ordinal 0, which adds nothing to the hash; nor does the first
 /// pipe, while another one adds its number, which the journal never gives to anything else.
-fn event_id(
+pub fn event_id(
     change_seq: u64,
     source: &str,
     detail_type: &str,
@@ -532,7 +540,8 @@ mod tests {
         let (mut bytes, mut seq) = (vec![0; FRAME_HEADER], first_seq);
         for record in records {
             let cause = u64::from(seq > 1);
-            Entry { seq, wall_ms: 7, cause, replay: false, record }.write(&mut bytes, 7);
+            let (wall_ms, replay, trace) = (7, false, None);
+            Entry { seq, wall_ms, cause, replay, trace, record }.write(&mut bytes, 7);
             seq += 1;
         }
         let header = FrameHeader {
@@ -554,6 +563,22 @@ mod tests {
     fn id(event: &str) -> String {
         let event: serde_json::Value = serde_json::from_str(event).expect("an event is JSON");
         event["id"].as_str().expect("an id").to_owned()
+    }
+
+    #[test]
+    fn an_envelope_is_eventbridges_and_has_the_trace_beside_it_when_there_is_one() {
+        let detail = Doc::object(&[("a", Field::Int(1))]);
+        let view = EventView { source: "t", detail_type: "new", detail: Node::View(detail.view()) };
+        let shown = |trace| {
+            let (replay, record) = (false, event());
+            let entry = Entry { seq: 2, wall_ms: 7, cause: 1, replay, trace, record };
+            envelope(&entry, event_id(1, "t", "new", 0, None), &view)
+        };
+        let begins = r#"{"version":"0","id":"8663ddd9-6d81-82b7-af53-4dc38b21253e","detail-type":"new","source":"t","account":"000000000000","time":"1970-01-01T00:00:00.007Z","region":"local","resources":[],"#;
+        assert_eq!(shown(None), format!(r#"{begins}"detail":{{"a":1}}}}"#));
+        let trace = r#""traceId":"0af7651916cd43dd8448eb211c80319c","#;
+        let traced = shown(TraceId::new(0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c));
+        assert_eq!(traced, format!(r#"{begins}{trace}"detail":{{"a":1}}}}"#));
     }
 
     #[test]

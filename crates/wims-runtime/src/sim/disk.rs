@@ -283,7 +283,8 @@ mod tests {
         }
         for seq in 1..=frames {
             let record = Record::LastId { id: u128::from(seq) };
-            journal.append(&Entry { seq, wall_ms: seq, cause: 0, replay: false, record });
+            let (wall_ms, cause, replay, trace) = (seq, 0, false, None);
+            journal.append(&Entry { seq, wall_ms, cause, replay, trace, record });
             let frame = journal.submit(seq, seq, 1, false).expect("a segment has room");
             disk.write(frame).expect("the room is blank");
             if seq < frames {

@@ -102,7 +102,8 @@ impl Outside for Writer {
         self.due_us = now_us + 7_000;
         let ticket = Ticket { inbox: 0, slot: self.asked };
         let arguments = Doc::object(&[]);
-        inputs.push(Input::Call { ticket, route: "write-note", arguments, history: None });
+        let (route, history, trace) = ("write-note", None, None);
+        inputs.push(Input::Call { ticket, route, arguments, history, trace });
     }
 
     fn answered(&mut self, _: u64, ticket: Ticket, answer: Answer, _: &SimHistory) -> Verdict {

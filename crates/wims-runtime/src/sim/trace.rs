@@ -33,8 +33,8 @@ impl Trace {
         let to = &mut self.hasher;
         discriminant(input).hash(to);
         match input {
-            Input::Call { ticket, route, arguments, history } => {
-                (ticket, route, arguments.bytes()).hash(to);
+            Input::Call { ticket, route, arguments, history, trace } => {
+                (ticket, route, arguments.bytes(), trace).hash(to);
                 history.as_ref().map(Doc::bytes).hash(to);
             }
             Input::Query { ticket, query } => (ticket, discriminant(query)).hash(to),
@@ -64,7 +64,9 @@ impl Trace {
                 (frame.segment, frame.offset, frame.bytes.len(), header).hash(to);
             }
             Output::Prepare { segment } | Output::Remove { segment } => segment.hash(to),
-            Output::Call(call) => (&call.call, &call.key, call.body.is_some()).hash(to),
+            Output::Call(call) => {
+                (&call.call, &call.key, call.body.is_some(), &call.traceparent).hash(to);
+            }
             Output::Mail(mail) => (&mail.message_id, &mail.subject, &mail.text).hash(to),
             Output::History(job) => (job.seq, job.items.len()).hash(to),
         }

@@ -110,7 +110,8 @@ struct Bench {
 impl Bench {
     fn ask(&mut self, route: &'static str, arguments: Doc) {
         let ticket = Ticket { inbox: 0, slot: 0 };
-        self.inputs.push(Input::Call { ticket, route, arguments, history: None });
+        let (history, trace) = (None, None);
+        self.inputs.push(Input::Call { ticket, route, arguments, history, trace });
     }
 
     /// One step; what it asks for is done at once.

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
-use hyper::header::HeaderValue;
+use hyper::header::{HeaderMap, HeaderValue};
 use tokio::sync::watch;
 use wims_runtime::driver::calls::ApiAddress;
 use wims_runtime::driver::data_dir::DataDir;
@@ -377,9 +377,10 @@ async fn seed(runtime: &Runtime) -> Result<(), Failure> {
     let app = App::new(client, history, runtime.logs());
     // A fresh journal has its first segments prepared before it takes anything. A full disk is no
     // reason not to serve what is there.
+    let nobody_asks = HeaderMap::new();
     for _ in 0..100 {
         if inventory::find(&app, &DEFAULT_SKU).await.is_ok()
-            || app.call("seed-inventory", Doc::object(&[]), None).await.is_ok()
+            || app.call(&nobody_asks, "seed-inventory", Doc::object(&[]), None).await.is_ok()
         {
             serve.abort();
             return Ok(());

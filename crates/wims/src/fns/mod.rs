@@ -5,6 +5,8 @@
 
 pub mod cdc_enrichment;
 pub mod fulfillment;
+#[cfg(test)]
+mod golden;
 pub mod inventory;
 pub mod mails;
 pub mod orders;

@@ -134,7 +134,7 @@ pub async fn put(
     arguments.extend(currency.as_deref().map(|value| ("currency", Field::Str(value))));
     arguments.extend(reorder_point.map(|value| ("reorderPoint", Field::Int(value))));
     arguments.extend(quantity_max.map(|value| ("orderQuantityMax", Field::Int(value))));
-    let reply = app.call("put-item", Doc::object(&arguments), None).await?;
+    let reply = app.call(&headers, "put-item", Doc::object(&arguments), None).await?;
     let created = reply.get("created").is_some_and(|created| created.bytes() == [2]);
     let item = reply.part("item").unwrap_or(reply);
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
@@ -157,6 +157,6 @@ pub async fn receive(
         ("model", Field::Str(&model)),
         ("quantity", Field::Int(quantity)),
     ]);
-    let item = app.call("receive-stock", arguments, None).await?;
+    let item = app.call(&headers, "receive-stock", arguments, None).await?;
     Ok(json_reply(StatusCode::CREATED, item_json(&item)))
 }

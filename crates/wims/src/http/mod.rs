@@ -29,6 +29,7 @@ use wims_runtime::driver::inbox::Client;
 use wims_runtime::driver::locked;
 use wims_runtime::driver::log::LogReader;
 use wims_runtime::io::{Answer, Input, Query};
+use wims_runtime::trace::TraceId;
 use wims_stack::Doc;
 
 use problem::Problem;
@@ -80,14 +81,17 @@ impl App {
             .with_state(self)
     }
 
-    /// Carries out a route of the stack; `history` is a closed item it names.
+    /// Carries out a route of the stack; `headers` may tell a trace, `history` is a closed item it
+    /// names.
     pub async fn call(
         &self,
+        headers: &HeaderMap,
         route: &'static str,
         arguments: Doc,
         history: Option<Doc>,
     ) -> Result<Doc, Problem> {
-        let ask = |ticket| Input::Call { ticket, route, arguments, history };
+        let trace = trace_of(headers);
+        let ask = |ticket| Input::Call { ticket, route, arguments, history, trace };
         match self.client.ask(ask).await {
             Some(Answer::Done(reply)) => Ok(reply),
             Some(Answer::Refused(refusal)) => Err(refusal.into()),
@@ -127,6 +131,16 @@ impl App {
             Err(_) => Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "a reader failed")),
         }
     }
+}
+
+/// The trace a request belongs to. A `traceparent` that is malformed, or there twice, tells none.
+fn trace_of(headers: &HeaderMap) -> Option<TraceId> {
+    let mut told = headers.get_all("traceparent").iter();
+    let first = told.next()?;
+    if told.next().is_some() {
+        return None;
+    }
+    TraceId::of_traceparent(first.as_bytes())
 }
 
 fn busy() -> Problem {
@@ -222,4 +236,24 @@ pub fn json_reply(status: StatusCode, body: String) -> Response {
 pub fn rfc3339(ms: i64) -> String {
     let since = Duration::from_millis(u64::try_from(ms).unwrap_or(0));
     humantime::format_rfc3339_millis(std::time::UNIX_EPOCH + since).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_traceparent_tells_a_trace_only_when_it_is_sound_and_there_once() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(trace_of(&headers), None);
+        let told = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let value = header::HeaderValue::from_static(told);
+        headers.append("traceparent", value.clone());
+        let trace = trace_of(&headers).map(|trace| trace.to_string());
+        assert_eq!(trace.as_deref(), Some(&told[3..35]));
+        headers.append("traceparent", value);
+        assert_eq!(trace_of(&headers), None);
+        headers.insert("traceparent", header::HeaderValue::from_static("00-0af7"));
+        assert_eq!(trace_of(&headers), None);
+    }
 }

@@ -110,7 +110,7 @@ pub async fn take(app: &App, headers: &HeaderMap, body: Body) -> Result<Response
         ("customerId", Field::Str(&customer_id)),
         ("quantity", Field::Int(quantity)),
     ]);
-    let reply = app.call("create-order", arguments, None).await?;
+    let reply = app.call(headers, "create-order", arguments, None).await?;
     Ok(created(&reply))
 }
 
@@ -162,11 +162,11 @@ pub async fn ship(
 ) -> Result<Response, Problem> {
     read_optional_fields(&headers, body).await?.finish(|| Some(()))?;
     let arguments = Doc::object(&[("orderId", Field::Str(&order_id))]);
-    let order = match app.call("ship-order", arguments.clone(), None).await {
+    let order = match app.call(&headers, "ship-order", arguments.clone(), None).await {
         // Not open: it may be closed, and shipped already.
         Err(problem) if problem.is_not_found() => {
             let history = closed(&app, &order_id).await?.ok_or(problem)?;
-            app.call("ship-order", arguments, Some(history)).await?
+            app.call(&headers, "ship-order", arguments, Some(history)).await?
         }
         other => other?,
     };

@@ -2,14 +2,16 @@
 //!
 //! Promise: a record that breaks an invariant of the domain is refused with a sentence: a change
 //! that does not start from the last image, a state that may not follow, stock that does not add
-//! up, an event or a payment message that arises twice. It deliberately shares no code with the
-//! engine's state; of the domain it shares words and the one function of `status`.
+//! up, an event or a payment message that arises twice, a trace that is not that of the cause. It
+//! deliberately shares no code with the engine's state; of the domain it shares words and the one
+//! function of `status`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use wims_runtime::record::{Change, Entry, Record, Sent};
 use wims_runtime::sim::{Verdict, Violation};
+use wims_runtime::trace::TraceId;
 use wims_stack::Doc;
 
 use super::payments::{Outcome, Payments};
@@ -90,6 +92,8 @@ pub struct Books {
     images: BTreeSet<u64>,
     published: BTreeSet<(u64, String)>,
     payment_messages: BTreeSet<u64>,
+    /// Traces of the records that have one.
+    traces: BTreeMap<u64, TraceId>,
     stock: BTreeMap<String, Stock>,
     /// How many units each item had when it last ran low.
     low: BTreeMap<String, i64>,
@@ -102,6 +106,7 @@ impl Books {
     /// # Errors
     /// When it breaks an invariant.
     pub fn enter(&mut self, entry: &Entry, payments: &Payments) -> Verdict {
+        self.inherited(entry)?;
         match &entry.record {
             Record::Named(named) => {
                 self.names.insert(named.id, named.name.clone());
@@ -193,6 +198,18 @@ impl Books {
             "{what} follows twice from record {}, again in {}",
             entry.cause, entry.seq
         ))
+    }
+
+    /// A record that follows from another one belongs to its trace, and to none if that has none. Of
+    /// a message that is deleted once more, nothing is left that could tell.
+    fn inherited(&mut self, entry: &Entry) -> Verdict {
+        let of_cause = self.traces.get(&entry.cause).copied();
+        let may_be_lost = matches!(entry.record, Record::Deleted { .. }) && entry.trace.is_none();
+        if entry.cause != 0 && entry.trace != of_cause && !may_be_lost {
+            return violated(format!("the trace of {entry:?} is not {of_cause:?}, its cause's"));
+        }
+        self.traces.extend(entry.trace.map(|trace| (entry.seq, trace)));
+        Ok(())
     }
 
     fn sent(&mut self, entry: &Entry, sent: &Sent) -> Verdict {

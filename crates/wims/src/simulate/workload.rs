@@ -2,7 +2,8 @@
 //!
 //! Promise: everything asked is told to the auditor as it was asked, and everything answered as
 //! it was answered. Several orders of one customer may be asked in the same instant; some are
-//! larger than the stock, some than is allowed. It deliberately judges nothing.
+//! larger than the stock, some than is allowed. In half of the worlds every other request tells a
+//! trace. It deliberately judges nothing.
 
 use std::collections::BTreeMap;
 
@@ -10,6 +11,7 @@ use fastrand::Rng;
 use wims_runtime::io::{Answer, Input, Query, Ticket};
 use wims_runtime::sim::SimHistory;
 use wims_runtime::sim::world::SECOND_US;
+use wims_runtime::trace::TraceId;
 use wims_stack::{Doc, Field};
 
 use super::{Fact, Request, WORKLOAD};
@@ -45,6 +47,8 @@ pub struct Workload {
     stage: Stage,
     /// Stock may run out: the item begins empty, and receipts are small.
     is_scarce: bool,
+    /// Every other request tells a trace.
+    is_traced: bool,
     wanted: u64,
     placed: u64,
     due_us: u64,
@@ -63,6 +67,7 @@ impl Workload {
         let mut rng = Rng::with_seed(seed);
         Workload {
             is_scarce: rng.u8(0..5) < 3,
+            is_traced: seed & 1 == 0,
             rng,
             stage: Stage::Item,
             wanted: orders,
@@ -191,7 +196,10 @@ impl Workload {
     }
 
     fn input(&mut self, ticket: Ticket, request: &Request, history: &SimHistory) -> Input {
-        let call = |route, arguments| Input::Call { ticket, route, arguments, history: None };
+        let is_traced = self.is_traced && self.slots & 1 == 0;
+        let trace = TraceId::new(u128::from(self.slots)).filter(|_| is_traced);
+        let call =
+            |route, arguments| Input::Call { ticket, route, arguments, history: None, trace };
         let (product, model) = (Field::Str(DEFAULT_SKU.product), Field::Str(DEFAULT_SKU.model));
         match request {
             Request::Order { customer, quantity } => {
@@ -219,7 +227,7 @@ impl Workload {
                 let arguments = Doc::object(&[("orderId", Field::Str(order_id))]);
                 let closed = history.find(TABLE, "orderId", order_id);
                 let history = closed.map(|item| item.doc.clone());
-                Input::Call { ticket, route: "ship-order", arguments, history }
+                Input::Call { ticket, route: "ship-order", arguments, history, trace }
             }
             Request::Look => Input::Query { ticket, query: self.look() },
             Request::Redrive => {

@@ -72,12 +72,13 @@ fn full_memory_refuses_new_orders_and_lets_open_ones_come_to_their_end() {
         let body = format!(r#"{{"customerId":"{i}","quantity":1}}"#);
         let (status, reply) = server.post("/orders", body);
         first = first.take().or_else(|| reply["orderId"].as_str().map(str::to_owned));
-        (status != 200).then_some((status, reply))
+        // A payment that ends in between makes room for an order or two.
+        let is_full = status != 200 && server.get("/readyz").0 == 503;
+        is_full.then_some((status, reply))
     });
     let (status, problem) = refused.expect("a megabyte is soon full");
     assert_eq!(status, 503);
     assert_eq!(problem["detail"], "what is open fills the memory");
-    assert_eq!(server.get("/readyz").0, 503);
     let first = first.expect("one was taken");
     server.await_status(&first, "READY");
     // It comes to its end now, and after a start that finds the memory full.

@@ -215,6 +215,16 @@ impl Server {
         reply["orderId"].as_str().expect("an id").to_owned()
     }
 
+    /// Places an order whose request has one more header; its id.
+    pub fn order_with(&self, header: &str, value: &str) -> String {
+        let body = r#"{"customerId":"349","quantity":7}"#;
+        let request = self.client.post(self.url("/orders")).header(header, value).body(body);
+        let response = request.send().expect("an answer");
+        assert_eq!(response.status().as_u16(), 200);
+        let reply: Value = response.json().expect("JSON");
+        reply["orderId"].as_str().expect("an id").to_owned()
+    }
+
     /// The order once its `status` is this; fails after a bounded wait.
     pub fn await_status(&self, order: &str, status: &str) -> Value {
         let mut last = Value::Null;

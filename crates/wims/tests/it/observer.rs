@@ -1,4 +1,5 @@
-//! The observer log: every event of ours, read back from the journal.
+//! The observer log: every event of ours, read back from the journal, under the trace of the
+//! request that it follows from.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,6 +7,27 @@ use serde_json::Value;
 
 use crate::declaration::{declaration, rule, serve};
 use crate::harness::{Server, await_condition, wims};
+
+/// A request's trace, and its `traceparent`.
+const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+/// Events of the log that tell of an order: its own, and those of the stock it took last.
+fn events_of(server: &Server, order: &str) -> Vec<Value> {
+    let (_, page) = server.get("/logs/observer?limit=500");
+    let mut events = page["items"].as_array().expect("events").clone();
+    events.retain(|event| {
+        let (detail, image) = (&event["detail"], &event["detail"]["data"]["NewImage"]);
+        let told = [&detail["orderId"], &image["orderId"], &image["lastOrderId"]];
+        told.iter().any(|told| *told == order)
+    });
+    events
+}
+
+/// Kinds of events, in the log's order.
+fn kinds(events: &[Value]) -> Vec<&str> {
+    events.iter().filter_map(|event| event["detail-type"].as_str()).collect()
+}
 
 #[test]
 fn the_observer_log_holds_every_event_and_survives_a_restart() {
@@ -82,4 +104,35 @@ fn equal_events_of_two_pipes_on_two_buses_have_ids_of_their_own_and_keep_them() 
     let stack = format!("--stack={}", server.folder.join("stack.json").display());
     let server = server.restart(&[&stack]);
     assert_eq!(events(&server)[..told.len()], told, "read again they have the same ids");
+}
+
+#[test]
+fn every_event_that_follows_from_a_traced_request_has_its_trace_and_no_other_event_has_one() {
+    let server = Server::start("traced", &["--sandbox-rate=50"]);
+    let traced = server.order_with("traceparent", TRACEPARENT);
+    let untraced = server.order("350", 2);
+    // A malformed header is no reason to refuse, and none to believe half of it.
+    let malformed = server.order_with("traceparent", &TRACEPARENT.to_uppercase());
+    for order in [&traced, &untraced, &malformed] {
+        await_condition("the order to be ready", || {
+            kinds(&events_of(&server, order)).contains(&"order.ready")
+        });
+    }
+    let events = events_of(&server, &traced);
+    for kind in ["order.received", "stock.reserved", "payment.succeeded", "order.ready"] {
+        assert!(kinds(&events).contains(&kind), "{kind} in {events:?}");
+    }
+    let changes = kinds(&events).iter().filter(|kind| **kind == "cdcEvent").count();
+    assert!(changes >= 6, "five of the order, one of the stock: {events:?}");
+    for event in &events {
+        assert_eq!(event["traceId"], TRACE, "{event}");
+    }
+    for order in [&untraced, &malformed] {
+        for event in events_of(&server, order) {
+            assert_eq!(event.get("traceId"), None, "{event}");
+        }
+    }
+    let shown = wims(&["log", "show", "observer", "--url", &server.url("")]);
+    let lines = shown.stdout.lines().filter(|line| line.ends_with(&format!("  trace {TRACE}")));
+    assert_eq!(lines.count(), events.len(), "{}", shown.stdout);
 }

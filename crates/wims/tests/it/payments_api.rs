@@ -1,5 +1,6 @@
 //! The payments API over the wire: it sees our credentials as they were given and nobody else sees
-//! them, and a connection that does not come about means that nothing was sent.
+//! them; it sees the trace of an order on every call; and a connection that does not come about
+//! means that nothing was sent.
 //!
 //! What comes of answers, hours later, is shown by the simulator's tests.
 
@@ -20,6 +21,8 @@ use crate::harness::{Folder, Server, await_condition};
 const AUTHORIZATION: &str = r#"Bearer sk-live-4711+/=; realm="wims",  as  it  is"#;
 /// What of it nobody else may see.
 const SECRET: &str = "sk-live-4711";
+/// The `traceparent` of a request.
+const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
 /// A caller that is slower than this is hung up on.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// A payments API behind TLS.
@@ -32,12 +35,13 @@ const CERTIFICATE: [&str; 2] = [
     concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/certs/server.key"),
 ];
 
-/// A call as the payments API saw it: method and path, and all values of two headers.
+/// A call as the payments API saw it: method and path, and all values of some headers.
 #[derive(Clone, Debug)]
 struct Seen {
     request: String,
     authorization: Vec<String>,
     idempotency_key: Vec<String>,
+    traceparent: Vec<String>,
 }
 
 impl Seen {
@@ -63,6 +67,7 @@ impl Seen {
             request: request.map(|(request, _)| request.to_owned()).unwrap_or_default(),
             authorization: values("authorization"),
             idempotency_key: values("idempotency-key"),
+            traceparent: values("traceparent"),
         })
     }
 }
@@ -192,24 +197,29 @@ impl Credentialed {
         let _ = self.child.wait();
     }
 
-    /// Sends a body, or asks without one; what is answered.
-    fn ask(&self, path: &str, body: Option<&'static str>) -> String {
+    /// Sends a body, or asks without one, maybe as part of a trace; what is answered.
+    fn ask(&self, path: &str, body: Option<&'static str>, traceparent: Option<&str>) -> String {
         let client = reqwest::blocking::Client::builder().no_proxy().build().expect("a client");
         let url = format!("{}{path}", self.url);
         let request = match body {
             Some(body) => client.post(url).body(body),
             None => client.get(url),
         };
+        let request = match traceparent {
+            Some(value) => request.header("traceparent", value),
+            None => request,
+        };
         request.send().and_then(reqwest::blocking::Response::text).expect("an answer")
     }
 
     fn get(&self, path: &str) -> String {
-        self.ask(path, None)
+        self.ask(path, None, None)
     }
 
-    /// Places an order; its id.
-    fn order(&self) -> String {
-        let reply = self.ask("/orders", Some(r#"{"customerId":"349","quantity":7}"#));
+    /// Places an order, maybe as part of a trace; its id.
+    fn order(&self, traceparent: Option<&str>) -> String {
+        let body = r#"{"customerId":"349","quantity":7}"#;
+        let reply = self.ask("/orders", Some(body), traceparent);
         let reply: Value = serde_json::from_str(&reply).expect("JSON");
         reply["orderId"].as_str().expect("an id").to_owned()
     }
@@ -307,18 +317,46 @@ fn assert_nothing_was_sent(server: &Server, order: &str) {
     assert!(server.outbox().is_empty(), "{:?}", server.outbox());
 }
 
-#[test]
-fn credentials_reach_the_payments_api_as_they_were_given_and_nobody_else() {
-    let (folder, payments) = (Folder::new("credentials"), RecordingPayments::start());
-    let mut server = Credentialed::start(&folder, "first.log", &payments);
-    let order = server.order();
+/// Places an order, maybe as part of a trace, and kills the server while its payment is called. What
+/// became of that call is looked up by the next life, in which it is paid: that server, the order.
+fn paid_by_the_next_life(
+    folder: &Folder,
+    payments: &RecordingPayments,
+    traceparent: Option<&str>,
+) -> (Credentialed, String) {
+    let mut server = Credentialed::start(folder, "first.log", payments);
+    let order = server.order(traceparent);
     await_condition("a call to be under way", || payments.seen().len() == 1);
-    // What became of that call is looked up by the next life.
     server.kill();
-    let server = Credentialed::start(&folder, "second.log", &payments);
+    let server = Credentialed::start(folder, "second.log", payments);
     await_condition("the payment", || {
         server.get(&format!("/orders/{order}")).contains(r#""status":"READY""#)
     });
+    (server, order)
+}
+
+#[test]
+fn calls_for_a_traced_order_carry_its_trace_those_of_the_next_life_too() {
+    let (folder, payments) = (Folder::new("traced-calls"), RecordingPayments::start());
+    let (_server, _) = paid_by_the_next_life(&folder, &payments, Some(TRACEPARENT));
+    let seen = payments.seen();
+    assert_eq!(seen.len(), 3, "a call, a look-up and a call: {seen:?}");
+    // The trace is the request's, each call is a span of its own.
+    let (trace, own) = TRACEPARENT.split_at(36);
+    let mut spans = vec![&own[..16]];
+    for call in &seen {
+        let [traceparent] = call.traceparent.as_slice() else { panic!("no trace: {call:?}") };
+        assert!(traceparent.starts_with(trace) && traceparent.ends_with("-01"), "{call:?}");
+        let span = &traceparent[36..52];
+        assert!(!spans.contains(&span), "{call:?} after {spans:?}");
+        spans.push(span);
+    }
+}
+
+#[test]
+fn credentials_reach_the_payments_api_as_they_were_given_and_nobody_else() {
+    let (folder, payments) = (Folder::new("credentials"), RecordingPayments::start());
+    let (server, order) = paid_by_the_next_life(&folder, &payments, None);
     let seen = payments.seen();
     let look_up = format!("GET /payments/{}", seen[0].idempotency_key[0]);
     let requests: Vec<&str> = seen.iter().map(|call| call.request.as_str()).collect();
@@ -326,6 +364,7 @@ fn credentials_reach_the_payments_api_as_they_were_given_and_nobody_else() {
     assert_eq!(seen[2].idempotency_key, seen[0].idempotency_key);
     for call in &seen {
         assert_eq!(call.authorization, [AUTHORIZATION], "{}", call.request);
+        assert!(call.traceparent.is_empty(), "nobody told a trace: {call:?}");
     }
 
     let path = format!("/orders/{order}");

@@ -1,7 +1,8 @@
 //! An event in one line for people: when, what, whose, and what changed.
 //!
 //! Promise: of a change event it tells the difference between old and new image, so that the log
-//! reads as the article tells the flow. It deliberately leaves out what changes with every update.
+//! reads as the article tells the flow; of an event of a trace it ends with the trace. It
+//! deliberately leaves out what changes with every update.
 
 use serde_json::{Map, Value};
 
@@ -23,7 +24,8 @@ pub fn line(event: &Value) -> String {
         Some(_) | None => (subject_of(detail).unwrap_or_default(), outcome_of(detail)),
     };
     let line = format!("{time}  {detail_type:<DETAIL_TYPE_CHARS$}  {subject}  {change}");
-    line.trim_end().to_owned()
+    let trace = event.get("traceId").map(|trace| format!("  trace {}", cell(trace)));
+    line.trim_end().to_owned() + &trace.unwrap_or_default()
 }
 
 /// The changed row: the item or order it is, or its keys.
@@ -125,6 +127,16 @@ mod tests {
         let reserved = line(&change(stock(10, "a"), stock(3, "b")));
         let told = "  MACGUFFIN/LX  quantity 10 -> 3, reserved 0 -> 7";
         assert!(reserved.ends_with(told), "{reserved}");
+    }
+
+    #[test]
+    fn an_event_of_a_trace_is_told_with_it_at_the_end() {
+        let stock = || json!({"sku": "MACGUFFIN/LX", "quantity": 7});
+        let mut event = change(stock(), stock());
+        let untraced = line(&event);
+        event["traceId"] = json!("4bf92f3577b34da6a3ce929d0e0e4736");
+        let traced = format!("{untraced}  trace 4bf92f3577b34da6a3ce929d0e0e4736");
+        assert_eq!(line(&event), traced);
     }
 
     #[test]

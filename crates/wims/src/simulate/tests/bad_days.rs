@@ -140,7 +140,7 @@ impl<'a> Shop<'a> {
 
     fn call(&mut self, route: &'static str, fields: &[(&str, Field<'_>)]) -> Doc {
         let (ticket, arguments) = (Ticket { inbox: 0, slot: 0 }, Doc::object(fields));
-        match self.ask(Input::Call { ticket, route, arguments, history: None }) {
+        match self.ask(Input::Call { ticket, route, arguments, history: None, trace: None }) {
             Answer::Done(reply) => reply,
             other => panic!("{route}: {other:?}"),
         }
