@@ -19,11 +19,13 @@ pub mod pacing;
 pub mod plan;
 pub mod record;
 pub mod recovery;
+pub mod replay;
 pub mod sim;
 pub mod state;
 
 mod api_pipe;
 mod bus;
+mod leftovers;
 mod mails;
 mod query;
 mod slots;

@@ -1,22 +1,30 @@
 //! A quiet world for unit tests of the engine: a disk that is durable at once, a clock that is
-//! told, nobody outside. It deliberately is not hostile; that world is [`crate::sim`].
+//! told, nobody outside. A life ends when the test says so, and the next one has the disk. It
+//! deliberately is not hostile; that world is [`crate::sim`].
 
 use wims_stack::table::{Action, Condition, Write};
 use wims_stack::{
     BusRef, Doc, Field, FunctionRef, Pattern, Pipe, PipeSource, PipeTarget, Queue, QueueRef, Route,
-    Rule, Stack, Table, TableRef, Target, TargetRef, TargetRetry, Tree,
+    Rule, Stack, StreamStart, Table, TableRef, Target, TargetRef, TargetRetry, Template, Tree,
 };
 
-use crate::engine::{Engine, EngineOptions};
+use crate::engine::{Engine, EngineOptions, SEGMENT_BYTES};
 use crate::functions::{Function, Functions, PutEvent, Refusal, RouteInput, Routed, StreamRecord};
-use crate::io::{Input, Now, Output, Ticket};
+use crate::io::{Answer, Input, Now, Output, Query, Ticket};
 use crate::messages::Message;
-use crate::recovery::NoSegments;
+use crate::sim::disk::SimDisk;
+
+/// When the first life begins.
+const WALL_BEGAN_MS: u64 = 1_700_000_000_000;
+/// The inbox of who asks.
+const ASKER: u32 = 1;
+/// So many items are put until a sweep has finished, at most.
+const PUT_MAX: u64 = 5_000;
 
 /// A table `T`; each new item of it is an event `new` that the rule `r` hands to a target. Queues
 /// are `dead`, for dead letters, and `noted`.
 pub fn stack(to: TargetRef) -> Stack {
-    let (table, bus, dead_letters) = (TableRef::new("T"), BusRef::new("b"), QueueRef::new("dead"));
+    let (table, bus) = (TableRef::new("T"), BusRef::new("b"));
     let mut stack = Stack::new("quiet");
     stack.tables.push(Table {
         name: table.clone(),
@@ -30,32 +38,57 @@ pub fn stack(to: TargetRef) -> Stack {
         method: "POST".into(),
         path: "/".into(),
         function: FunctionRef::new("put"),
-        table: table.clone(),
+        table,
     });
-    stack.pipes.push(Pipe {
-        name: "p".into(),
-        source: PipeSource::Stream { table, batch_size: 10 },
-        target: PipeTarget::Bus { bus: bus.clone(), enrichment: FunctionRef::new("tell") },
-        dead_letters: dead_letters.clone(),
-    });
-    stack.rules.push(Rule {
-        name: "r".into(),
+    stack.pipes.push(pipe("p", &bus, StreamStart::Horizon));
+    stack.rules.push(rule("r", bus, to));
+    stack.queues.extend(["dead", "noted"].map(queue));
+    stack
+}
+
+/// A stack whose new items are noted, and seen as well when it has the pipe `second`, which starts
+/// like this: it tells another bus, and what it tells is sent to the queue `seen`.
+pub fn stack_with(second: Option<StreamStart>) -> Stack {
+    let to = |queue| TargetRef::Queue(QueueRef::new(queue), Template::path("$.detail.sk"));
+    let (mut stack, bus) = (stack(to("noted")), BusRef::new("b2"));
+    stack.buses.push(bus.clone());
+    stack.pipes.extend(second.map(|start| pipe("second", &bus, start)));
+    stack.rules.push(rule("r2", bus, to("seen")));
+    stack.queues.push(queue("seen"));
+    stack
+}
+
+fn rule(name: &str, bus: BusRef, to: TargetRef) -> Rule {
+    let (retry, dead_letters) = (TargetRetry::default(), QueueRef::new("dead"));
+    Rule {
+        name: name.into(),
         bus,
         pattern: Pattern(serde_json::json!({"detail-type": ["new"]})),
-        targets: vec![Target { to, retry: TargetRetry::default(), dead_letters }],
-    });
-    stack.queues.extend(["dead", "noted"].map(|name| Queue {
-        name: QueueRef::new(name),
-        visibility_timeout_ms: 30_000,
-        redrive: None,
-        alarm: None,
-    }));
-    stack
+        targets: vec![Target { to, retry, dead_letters }],
+    }
+}
+
+fn pipe(name: &str, bus: &BusRef, start: StreamStart) -> Pipe {
+    Pipe {
+        name: name.into(),
+        source: PipeSource::Stream { table: TableRef::new("T"), batch_size: 10, start },
+        target: PipeTarget::Bus { bus: bus.clone(), enrichment: FunctionRef::new("tell") },
+        dead_letters: QueueRef::new("dead"),
+    }
+}
+
+fn queue(name: &str) -> Queue {
+    Queue { name: QueueRef::new(name), visibility_timeout_ms: 30_000, redrive: None, alarm: None }
 }
 
 /// The functions of [`stack`].
 pub fn functions() -> Functions {
     Functions::default().with("put", Function::Route(put)).with("tell", Function::Enrich(tell))
+}
+
+/// Numbers as texts.
+pub fn numbers(range: std::ops::Range<u64>) -> Vec<String> {
+    range.map(|number| number.to_string()).collect()
 }
 
 /// The item with this `sk`, as it is put.
@@ -92,18 +125,42 @@ pub fn tell(records: &[StreamRecord<'_>]) -> Vec<PutEvent> {
 pub struct Quiet {
     /// The engine.
     pub engine: Engine,
+    /// The disk.
+    pub disk: SimDisk,
     now: Now,
     inputs: Vec<Input>,
+    answers: Vec<Answer>,
 }
 
 impl Quiet {
-    /// Starts an engine and lets it prepare its segments.
+    /// Starts an engine on an empty disk and lets it prepare its segments.
     pub fn start(stack: &Stack, functions: &Functions) -> Quiet {
-        let now = Now { wall_ms: 1_700_000_000_000, mono_us: 0 };
-        let started =
-            Engine::start(stack, functions, &mut NoSegments, EngineOptions::default(), now);
+        Quiet::with_segments_of(SEGMENT_BYTES, stack, functions)
+    }
+
+    /// Does so with segments of another size.
+    pub fn with_segments_of(segment_bytes: u64, stack: &Stack, functions: &Functions) -> Quiet {
+        let options = EngineOptions { segment_bytes, ..EngineOptions::default() };
+        let disk = SimDisk::new(segment_bytes, 1, false);
+        Quiet::live(disk, options, WALL_BEGAN_MS, stack, functions)
+    }
+
+    /// The process ends where it is, and another one goes on with this stack.
+    pub fn restart(self, stack: &Stack, functions: &Functions) -> Quiet {
+        Quiet::live(self.disk, self.engine.options, self.now.wall_ms, stack, functions)
+    }
+
+    fn live(
+        mut disk: SimDisk,
+        options: EngineOptions,
+        wall_ms: u64,
+        stack: &Stack,
+        functions: &Functions,
+    ) -> Quiet {
+        let now = Now { wall_ms, mono_us: 0 };
+        let started = Engine::start(stack, functions, &mut disk, options, now);
         let (engine, _) = started.expect("the stack can run");
-        let mut quiet = Quiet { engine, now, inputs: Vec::new() };
+        let mut quiet = Quiet { engine, disk, now, inputs: Vec::new(), answers: Vec::new() };
         quiet.pass_ms(10);
         quiet
     }
@@ -115,13 +172,63 @@ impl Quiet {
         self.inputs.push(Input::Call { ticket, route: "put", arguments, history: None });
     }
 
+    /// Puts new items, one after the other.
+    pub fn put_all(&mut self, items: impl IntoIterator<Item = String>) {
+        for sk in items {
+            self.put(&sk);
+            self.pass_ms(2);
+        }
+        self.pass_ms(10);
+    }
+
+    /// Puts items named by numbers from this one on, until so many sweeps have finished in this
+    /// life; the next number.
+    pub fn put_until_swept(&mut self, first: u64, sweeps: u64) -> u64 {
+        let mut next = first;
+        while self.engine.sweep.finished < sweeps {
+            assert!(next < first + PUT_MAX, "no sweep was finished");
+            self.put(&next.to_string());
+            self.pass_ms(1);
+            next += 1;
+        }
+        self.pass_ms(50);
+        next
+    }
+
+    /// The answer to a question.
+    pub fn ask(&mut self, query: Query) -> Answer {
+        let ticket = Ticket { inbox: ASKER, slot: 0 };
+        self.inputs.push(Input::Query { ticket, query });
+        self.pass_ms(10);
+        self.answers.pop().expect("it is answered")
+    }
+
     /// Lets time pass, a step each millisecond.
     pub fn pass_ms(&mut self, ms: u64) {
         for _ in 0..ms {
             let mut outputs = Vec::new();
-            self.now = Now { mono_us: self.now.mono_us + 1_000, ..self.now };
+            let Now { wall_ms, mono_us } = self.now;
+            self.now = Now { wall_ms: wall_ms + 1, mono_us: mono_us + 1_000 };
             self.engine.step(self.now, &mut self.inputs, &mut outputs);
-            self.inputs.extend(outputs.into_iter().filter_map(done));
+            outputs.into_iter().for_each(|output| self.carry_out(output));
+        }
+    }
+
+    /// The disk is there, and who asks; nobody else is.
+    fn carry_out(&mut self, output: Output) {
+        match output {
+            Output::Write(frame) => {
+                self.disk.write(frame).expect("the room is blank");
+                self.inputs.push(Input::Written { buffer: self.disk.sync() });
+            }
+            Output::Prepare { segment } => {
+                self.disk.begin_preparing(segment);
+                self.disk.finish_preparing(segment, true);
+                self.inputs.push(Input::Prepared { segment, success: true });
+            }
+            Output::Remove { segment } => self.disk.remove(segment),
+            Output::Reply(ticket, answer) if ticket.inbox == ASKER => self.answers.push(answer),
+            Output::Reply(..) | Output::Call(_) | Output::Mail(_) | Output::History(_) => {}
         }
     }
 
@@ -137,17 +244,10 @@ impl Quiet {
         let messages = self.engine.state.queue(number.expect("it is declared"));
         messages.from(0).map(|(_, message)| message).collect()
     }
-}
 
-/// What comes of an output: the disk is there, nobody else is.
-fn done(output: Output) -> Option<Input> {
-    match output {
-        Output::Write(frame) => Some(Input::Written { buffer: frame.bytes }),
-        Output::Prepare { segment } => Some(Input::Prepared { segment, success: true }),
-        Output::Reply(..)
-        | Output::Remove { .. }
-        | Output::Call(_)
-        | Output::Mail(_)
-        | Output::History(_) => None,
+    /// The messages of a queue that are texts, oldest first.
+    pub fn texts(&self, queue: &str) -> Vec<String> {
+        let bodies = self.messages(queue).into_iter().map(|message| message.body.view());
+        bodies.filter_map(|body| body.as_str().map(str::to_owned)).collect()
     }
 }

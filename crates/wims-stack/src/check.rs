@@ -188,7 +188,7 @@ impl<'a> Checker<'a> {
         let at = format!("pipe/{}", pipe.name);
         self.needs_queue(&at, "sends dead letters to", &pipe.dead_letters);
         match &pipe.source {
-            PipeSource::Stream { table, batch_size } => {
+            PipeSource::Stream { table, batch_size, start: _ } => {
                 self.needs_table(&at, "reads", table);
                 self.positive(&at, "batch size", *batch_size as u64);
                 if *batch_size > BATCH_SIZE_MAX {

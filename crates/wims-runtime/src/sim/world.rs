@@ -123,6 +123,8 @@ pub struct Counts {
 /// The world; see the module.
 pub struct World<'a> {
     pub(super) stack: &'a Stack,
+    /// Takes turns with the stack, a life each.
+    pub(super) other_stack: Option<&'a Stack>,
     pub(super) functions: &'a Functions,
     pub(super) options: WorldOptions,
     pub(super) rng: Rng,
@@ -256,6 +258,7 @@ impl<'a> World<'a> {
         let life = Life::new(rng.u64(options.frames_per_life.clone()));
         let mut world = World {
             stack,
+            other_stack: None,
             functions,
             options,
             rng,
@@ -316,6 +319,11 @@ impl<'a> World<'a> {
                 false
             }
         });
+    }
+
+    /// From the next death on, another stack and this one take turns, a life each.
+    pub fn alternate(&mut self, other: &'a Stack) {
+        self.other_stack = Some(other);
     }
 
     /// Asks before anything else happens.

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::doc::Doc;
 use crate::pattern::Pattern;
-use crate::stack::{Becomes, Redrive, Subscription, Transact};
+use crate::stack::{Becomes, Redrive, StreamStart, Subscription, Transact};
 use crate::table::{Condition, Table};
 use crate::template::Template;
 
@@ -71,8 +71,13 @@ fn queue(name: &str, dead_letters: Option<&str>) -> Queue {
     Queue { name: QueueRef::new(name), visibility_timeout_ms: 30_000, redrive, alarm: None }
 }
 
+fn stream(batch_size: usize) -> PipeSource {
+    let (table, start) = (TableRef::new("WIMS"), StreamStart::Horizon);
+    PipeSource::Stream { table, batch_size, start }
+}
+
 fn pipes() -> Vec<Pipe> {
-    let source = PipeSource::Stream { table: TableRef::new("WIMS"), batch_size: BATCH_SIZE_MAX };
+    let source = stream(BATCH_SIZE_MAX);
     let bus = BusRef::new("default");
     let target = PipeTarget::Bus { bus, enrichment: FunctionRef::new("cdc-enrichment") };
     let dead_letters = QueueRef::new("events-dlq");
@@ -337,10 +342,9 @@ fn limits_have_a_floor_and_a_ceiling() {
     finds("error pipe/PaymentsPipe: rate of 0 a second moves nothing", |stack| {
         api(stack).rate_per_second = 0.0;
     });
-    let batch = |batch_size| PipeSource::Stream { table: TableRef::new("WIMS"), batch_size };
-    finds("error pipe/CDCStreamPipe: batch size is zero", |s| s.pipes[0].source = batch(0));
+    finds("error pipe/CDCStreamPipe: batch size is zero", |s| s.pipes[0].source = stream(0));
     finds("error pipe/CDCStreamPipe: batch size is above 10000", |stack| {
-        stack.pipes[0].source = batch(BATCH_SIZE_MAX + 1);
+        stack.pipes[0].source = stream(BATCH_SIZE_MAX + 1);
     });
     finds("error queue/payments-queue: number of receives is zero", |stack| {
         let dead_letters = QueueRef::new("payments-dlq");
