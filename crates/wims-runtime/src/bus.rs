@@ -6,7 +6,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use wims_stack::{Doc, EventView, Field, Node, Tree};
+use wims_stack::{Doc, EventView, Field, Node, StreamStart, Tree};
 
 use crate::engine::{Cause, Engine};
 use crate::functions::{PutEvent, StreamRecord};
@@ -20,6 +20,34 @@ pub(crate) const SOURCE_QUEUE: &str = "SOURCE_QUEUE";
 pub(crate) const RULE: &str = "RULE_ARN";
 
 impl Engine {
+    /// Where a stream pipe goes on. Where a new one starts is written at once: from then on the
+    /// journal knows it, whatever it sees and whatever the next stack declares.
+    pub(crate) fn place_of(&mut self, stream: &StreamPlan) -> u64 {
+        if let Some(seq) = self.state.cursors.get(&stream.number) {
+            return *seq;
+        }
+        let now = self.journal.next_seq() - 1;
+        let oldest = self.state.stream.front().map(|change| change.seq - 1);
+        let place = match stream.start {
+            StreamStart::Horizon => oldest.unwrap_or(now),
+            StreamStart::Now => now,
+        };
+        self.write_cursor(stream, place);
+        place
+    }
+
+    /// The place of a consumer that has seen every change: the journal's end. Left at the last
+    /// change it saw, it would seem to need old segments when none comes for long.
+    pub(crate) fn caught_up(&mut self, consumer: u16) -> Option<u64> {
+        let at = self.plan.streams.iter().position(|stream| stream.number == consumer)?;
+        let last = self.state.stream.back().map_or(0, |change| change.seq);
+        if self.positions[at] < last {
+            return None;
+        }
+        self.positions[at] = self.journal.next_seq() - 1;
+        Some(self.positions[at])
+    }
+
     /// Lets every stream pipe see the changes it has not seen, as far as the frame has room.
     pub(crate) fn run_streams(&mut self, plan: &Plan) {
         for (at, stream) in plan.streams.iter().enumerate() {

@@ -132,9 +132,10 @@ fn hash_messages(state: &State, queue: u16) -> u64 {
     })
 }
 
-/// Changes some consumer has not seen; those all have seen may linger until the next cursor.
+/// Changes some declared consumer has not seen; those all have seen may linger until the next
+/// cursor.
 fn hash_stream(state: &State) -> u64 {
-    let seen_by_all = state.cursors.values().copied().min().unwrap_or(0);
+    let seen_by_all = state.seen_by_all();
     hashed(|to| {
         for change in state.stream.iter().filter(|change| change.seq > seen_by_all) {
             (change.seq, change.replay, change.trace, change.table).hash(to);

@@ -14,11 +14,12 @@ use wims_stack::{Action, Doc, Stack, Write};
 use crate::api_pipe::ApiPipe;
 use crate::functions::{Functions, Refusal, RouteInput, Routed};
 use crate::io::{Answer, Input, Now, Output, Ticket};
-use crate::journal::Journal;
+use crate::journal::{Journal, Needed};
 use crate::mails::Mails;
 use crate::plan::{Plan, PlanError, compile, resource_names};
 use crate::record::{Entry, Named, Record};
-use crate::recovery::{Recovered, RecoveryBugs, RecoveryError, SegmentStore, recover};
+use crate::recovery::{Recovered, RecoveryBugs, RecoveryError, SegmentStore};
+use crate::replay::replay;
 use crate::state::State;
 use crate::stopwatch::Stopwatch;
 use crate::sweep::Sweep;
@@ -104,48 +105,6 @@ impl Cause {
     }
 }
 
-/// Applies what recovery reads. A recovery that starts in the middle meets records whose resources
-/// are named only by the sweep that follows, so these wait for the names.
-#[derive(Default)]
-pub struct Replay {
-    waiting: Vec<Entry>,
-    named: bool,
-    sweep_seen: bool,
-}
-
-impl Replay {
-    /// Takes the next record.
-    pub fn apply(&mut self, state: &mut State, entry: Entry) {
-        if entry.seq == 1 {
-            self.named = true;
-        }
-        if self.named {
-            return state.apply(entry);
-        }
-        match &entry.record {
-            Record::SweepBegan => {
-                self.sweep_seen = true;
-                self.waiting.push(entry);
-            }
-            Record::Named(_) => state.apply(entry),
-            // The first record behind the names: all that waited is older.
-            _ if self.sweep_seen => {
-                self.finish(state);
-                state.apply(entry);
-            }
-            _ => self.waiting.push(entry),
-        }
-    }
-
-    /// Everything was read.
-    pub fn finish(&mut self, state: &mut State) {
-        self.named = true;
-        let seq = state.seq;
-        self.waiting.drain(..).for_each(|entry| state.apply(entry));
-        state.seq = state.seq.max(seq);
-    }
-}
-
 /// The engine; see the module.
 pub struct Engine {
     pub(crate) plan: Arc<Plan>,
@@ -187,11 +146,7 @@ impl Engine {
         let names = resource_names(stack);
         let planned = |name: &str| names.iter().position(|n| n == name).map(|at| at as u16);
         compile(stack, functions, &planned)?;
-        let mut state = State::new(stack);
-        let mut replay = Replay::default();
-        let recovered =
-            recover(store, options.bugs.recovery, |_, entry| replay.apply(&mut state, entry))?;
-        replay.finish(&mut state);
+        let (recovered, mut state) = replay(stack, store, options.bugs.recovery)?;
         let slept_ms = now.wall_ms.saturating_sub(recovered.last_wall_ms);
         state.clock_ms = recovered.last_clock_ms + if recovered.frames > 0 { slept_ms } else { 0 };
         // A journal keeps the segment size it began with.
@@ -235,7 +190,7 @@ impl Engine {
         }
         let plan = compile(&self.stack, functions, &|name| self.state.number(name))?;
         for stream in &plan.streams {
-            let at = self.state.cursors.get(&stream.number).copied().unwrap_or(0);
+            let at = self.place_of(stream);
             self.positions.push(at);
         }
         self.plan = Arc::new(plan);
@@ -524,9 +479,9 @@ impl Engine {
     fn submit(&mut self, outputs: &mut Vec<Output>, now_us: u64) {
         let clock_ms = self.state.clock_ms;
         let closing = self.journal.is_unclosed() && clock_ms >= self.last_write_ms + CLOSE_AFTER_MS;
-        let recover_from = self.recover_from();
+        let needed = self.needed();
         let last_seq = self.journal.next_seq() - 1;
-        let write = self.journal.submit(clock_ms, self.now.wall_ms, recover_from, closing);
+        let write = self.journal.submit(clock_ms, self.now.wall_ms, needed, closing);
         if let Some(write) = write {
             self.in_flight_seq = last_seq;
             self.last_write_ms = clock_ms;
@@ -547,21 +502,21 @@ impl Engine {
 
     /// Closes the journal with an empty frame if the last one is not; for a clean stop.
     pub fn close(&mut self, outputs: &mut Vec<Output>) {
-        let (clock_ms, recover_from) = (self.state.clock_ms, self.recover_from());
-        let write = self.journal.submit(clock_ms, self.now.wall_ms, recover_from, true);
+        let (clock_ms, needed) = (self.state.clock_ms, self.needed());
+        let write = self.journal.submit(clock_ms, self.now.wall_ms, needed, true);
         self.in_flight_seq = self.journal.next_seq() - 1;
         outputs.extend(write.map(Output::Write));
     }
 
-    /// Segment where a recovery has to start: where the last finished sweep began, or earlier
-    /// when a consumer of the stream is behind.
-    fn recover_from(&self) -> u64 {
-        let front = self.state.stream_front();
-        let segments = self.journal.segments();
-        let of_front = segments.take_while(|segment| segment.first_seq <= front).last();
-        let of_front = of_front.map_or(1, |segment| segment.number);
-        let first = self.journal.segments().next().map_or(1, |segment| segment.number);
-        self.state.swept.1.min(of_front).max(first)
+    /// A recovery has to start where the last finished sweep began, or earlier when a declared
+    /// consumer of the stream is behind. What one needs that the stack does not have is kept, and
+    /// read only when it is back.
+    pub(crate) fn needed(&self) -> Needed {
+        let front = self.journal.segment_of(self.state.stream_front());
+        let oldest = self.journal.segment_of(0);
+        let recover_from = self.state.swept.1.min(front).max(oldest);
+        let kept = self.state.kept_from().map(|seq| self.journal.segment_of(seq));
+        Needed { recover_from, keep_from: kept.unwrap_or(recover_from).min(recover_from) }
     }
 
     fn release(&mut self, outputs: &mut Vec<Output>) {

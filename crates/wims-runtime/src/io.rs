@@ -156,6 +156,13 @@ pub enum Query {
         /// Only says what would be moved.
         dry_run: bool,
     },
+    /// What the stack no longer has and something is kept for.
+    Leftovers,
+    /// Drops what is kept for something the stack no longer has.
+    Drop {
+        /// Its kind and name, e.g. `queue/old`.
+        name: String,
+    },
     /// Up to which sequence the journal is durable when the answer leaves.
     Durable,
     /// Whether new items are taken: [`Answer::Full`] when not.
@@ -169,7 +176,7 @@ pub enum Query {
 pub enum Answer {
     /// A call was carried out and is durable.
     Done(Doc),
-    /// A call was refused; nothing was written.
+    /// A request was refused; nothing was written.
     Refused(Refusal),
     /// Too much is under way; nothing was written.
     Full {
@@ -188,6 +195,10 @@ pub enum Answer {
     Messages(Option<Vec<MessageRow>>),
     /// How many messages were, or would be, moved; `None` when there is no such queue.
     Moved(Option<usize>),
+    /// What the stack no longer has and something is kept for.
+    Leftovers(Vec<LeftoverRow>),
+    /// What was dropped, as it was.
+    Dropped(LeftoverRow),
     /// Everything up to this sequence is durable.
     Durable(u64),
     /// How the engine is.
@@ -199,6 +210,8 @@ pub enum Answer {
 pub struct QueueRow {
     /// Its name.
     pub name: String,
+    /// Whether the stack has it; otherwise it is a leftover.
+    pub declared: bool,
     /// Messages visible now.
     pub messages: usize,
     /// Messages a consumer holds.
@@ -207,6 +220,21 @@ pub struct QueueRow {
     pub delayed: usize,
     /// Age of the oldest message.
     pub oldest_age_s: u64,
+}
+
+/// What the stack no longer has, with what is kept for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeftoverRow {
+    /// Its kind and name, e.g. `queue/old`.
+    pub name: String,
+    /// Messages of a queue.
+    pub messages: usize,
+    /// Executions of a workflow that wait.
+    pub executions: usize,
+    /// The last sequence a pipe of a stream has seen.
+    pub seen_up_to: Option<u64>,
+    /// Bytes of segments that are kept for such a pipe and would not be needed otherwise.
+    pub journal_bytes: u64,
 }
 
 /// A message as people see it.
@@ -237,7 +265,7 @@ pub struct Status {
     pub queues: Vec<QueueRow>,
     /// Pipes to APIs.
     pub pipes: Vec<PipeRow>,
-    /// Changes some consumer has not seen.
+    /// Changes some declared consumer has not seen.
     pub change_lag: usize,
     /// Last sequence, and last durable one.
     pub seq: u64,

@@ -42,6 +42,15 @@ pub struct FrameWrite {
     pub bytes: Vec<u8>,
 }
 
+/// Which segments are needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Needed {
+    /// A recovery starts with this one.
+    pub recover_from: u64,
+    /// The oldest of all: a consumer the stack does not have goes on there when it is back.
+    pub keep_from: u64,
+}
+
 /// A segment that holds frames.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SegmentInfo {
@@ -67,9 +76,9 @@ pub struct Journal {
     in_flight: bool,
     /// The last sequence that is durable.
     durable_seq: u64,
-    /// Where a recovery starts: what the frame in flight says, and what the last durable one says.
-    in_flight_recover_from: u64,
-    durable_recover_from: u64,
+    /// The oldest segment that is needed, as of the frame in flight and of the last durable one.
+    in_flight_keep_from: u64,
+    durable_keep_from: u64,
     /// A frame of records is last on disk and nothing sound follows it yet.
     unclosed: bool,
     spare: Vec<u8>,
@@ -115,8 +124,8 @@ impl Journal {
             open: OpenFrame { bytes: vec![0; FRAME_HEADER], first_seq: 0, count: 0, wall_ms: 0 },
             in_flight: false,
             durable_seq: end.last_seq,
-            in_flight_recover_from: 0,
-            durable_recover_from: 0,
+            in_flight_keep_from: 0,
+            durable_keep_from: 0,
             unclosed: end.last_seq > 0,
             spare: Vec::new(),
             written_bytes: 0,
@@ -171,6 +180,12 @@ impl Journal {
         self.segments.iter()
     }
 
+    /// The segment that holds a record, or will; the oldest one when it is gone.
+    pub fn segment_of(&self, seq: u64) -> u64 {
+        let begun = self.segments.partition_point(|segment| segment.first_seq <= seq);
+        self.segments.get(begun.saturating_sub(1)).map_or(1, |segment| segment.number)
+    }
+
     /// Whether nothing is open and nothing in flight.
     pub fn is_settled(&self) -> bool {
         self.open.count == 0 && !self.in_flight
@@ -205,7 +220,7 @@ impl Journal {
         &mut self,
         clock_ms: u64,
         wall_ms: u64,
-        recover_from: u64,
+        needed: Needed,
         closing: bool,
     ) -> Option<FrameWrite> {
         let wanted = self.open.count > 0 || (closing && self.unclosed);
@@ -227,10 +242,10 @@ impl Journal {
             count: self.open.count,
             wall_ms: if empty { wall_ms } else { self.open.wall_ms },
             clock_ms,
-            recover_from: recover_from.min(segment.number),
+            recover_from: needed.recover_from.min(segment.number),
         };
         segment.last_wall_ms = wall_ms;
-        self.in_flight_recover_from = header.recover_from;
+        self.in_flight_keep_from = needed.keep_from.min(header.recover_from);
         self.previous_crc = header.seal(&mut bytes);
         self.unclosed = !empty;
         self.open.count = 0;
@@ -262,7 +277,7 @@ impl Journal {
         assert!(self.in_flight, "one frame is in flight");
         self.in_flight = false;
         self.durable_seq = last_seq;
-        self.durable_recover_from = self.in_flight_recover_from;
+        self.durable_keep_from = self.in_flight_keep_from;
         self.spare = buffer;
     }
 
@@ -285,12 +300,12 @@ impl Journal {
         }
     }
 
-    /// The oldest segment, when it may go: the last durable frame does not need it for a recovery,
-    /// and its own last frame is older than `keep_after_ms`.
+    /// The oldest segment, when it may go: the last durable frame needs it neither for a recovery
+    /// nor for a consumer, and its own last frame is older than `keep_after_ms`.
     pub fn remove(&mut self, keep_after_ms: u64) -> Option<u64> {
         let oldest = self.segments.front()?;
         let removable = self.segments.len() > 1
-            && oldest.number < self.durable_recover_from
+            && oldest.number < self.durable_keep_from
             && oldest.last_wall_ms < keep_after_ms;
         removable.then(|| self.segments.pop_front().expect("there is an oldest").number)
     }
@@ -298,5 +313,37 @@ impl Journal {
     /// Bytes of the segments that hold frames.
     pub fn disk_bytes(&self) -> u64 {
         (self.segments.len() + self.prepared.len()) as u64 * self.segment_bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Record;
+
+    /// Submits a frame of one record; its sequence.
+    fn submit(journal: &mut Journal, keep_from: u64) -> u64 {
+        let (seq, record) = (journal.next_seq(), Record::SweepBegan);
+        let (cause, replay, trace) = (0, false, None);
+        journal.append(&Entry { seq, wall_ms: 2, cause, replay, trace, record });
+        let needed = Needed { recover_from: 3, keep_from };
+        journal.submit(2, 2, needed, false).expect("the segment has room");
+        seq
+    }
+
+    #[test]
+    fn a_segment_goes_when_the_frame_that_does_not_need_it_is_durable_and_not_before() {
+        let segment = |number| SegmentInfo { number, first_seq: number * 10, last_wall_ms: 1 };
+        let segments = (1..=3).map(segment).collect();
+        let end = JournalEnd { segments, offset: PAGE as u64, last_seq: 39, ..Default::default() };
+        let mut journal = Journal::new(64 << 10, end);
+        assert_eq!([0, 10, 19, 20, 99].map(|seq| journal.segment_of(seq)), [1, 1, 1, 2, 3]);
+        let seq = submit(&mut journal, 1);
+        journal.written(seq, Vec::new());
+        assert_eq!(journal.remove(2), None, "a consumer needs it");
+        let seq = submit(&mut journal, 3);
+        assert_eq!(journal.remove(2), None, "whoever dropped the consumer has no answer yet");
+        journal.written(seq, Vec::new());
+        assert_eq!([0; 3].map(|_| journal.remove(2)), [Some(1), Some(2), None]);
     }
 }

@@ -19,12 +19,14 @@ pub mod pacing;
 pub mod plan;
 pub mod record;
 pub mod recovery;
+pub mod replay;
 pub mod sim;
 pub mod state;
 pub mod trace;
 
 mod api_pipe;
 mod bus;
+mod leftovers;
 mod mails;
 mod query;
 mod slots;

@@ -8,8 +8,8 @@ use std::collections::HashMap;
 use wims_stack::table::Condition;
 use wims_stack::{
     ApiTarget, Becomes, CompiledPattern, FunctionRef, Machine, PipeSource, PipeTarget, QueueRef,
-    Retry, RuleIndex, Stack, StateKind, Subscription, TargetRef, TargetRetry, Task, Template,
-    TopicRef,
+    Retry, RuleIndex, Stack, StateKind, StreamStart, Subscription, TargetRef, TargetRetry, Task,
+    Template, TopicRef,
 };
 
 use crate::functions::{
@@ -76,6 +76,8 @@ pub struct StreamPlan {
     pub table: u16,
     /// The most records a batch has.
     pub batch_size: usize,
+    /// Where it starts when it is new.
+    pub start: StreamStart,
     /// Makes the events.
     pub enrich: EnrichFn,
     /// Number of the bus.
@@ -355,7 +357,7 @@ impl Compiler<'_> {
     fn streams(&mut self) -> Vec<StreamPlan> {
         let mut streams = Vec::new();
         for pipe in &self.stack.pipes {
-            let PipeSource::Stream { table, batch_size, dead_letters } = &pipe.source else {
+            let PipeSource::Stream { table, batch_size, start, dead_letters } = &pipe.source else {
                 continue;
             };
             let PipeTarget::Bus { bus, enrichment } = &pipe.target else { continue };
@@ -367,6 +369,7 @@ impl Compiler<'_> {
                 number: self.numbered("pipe", &pipe.name),
                 table: self.numbered("table", table.name()),
                 batch_size: (*batch_size).max(1),
+                start: *start,
                 enrich,
                 bus: self.numbered("bus", bus.name()),
                 dead_letters: self.queue(dead_letters),

@@ -1,7 +1,8 @@
 //! What the engine answers about itself and its items, and what it hands to history.
 //!
 //! Promise: an answer leaves only after everything it saw is durable. Nothing here changes the
-//! state, redrive aside, which moves dead letters back where they came from.
+//! state, redrive aside, which moves dead letters back where they came from, and what drops a
+//! leftover.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -47,6 +48,8 @@ impl Engine {
                 Some(reason) if !dry_run => Answer::Full { retry_after_s: 1, reason },
                 _ => Answer::Moved(self.redrive(&queue, limit.min(REDRIVE_MAX), dry_run)),
             },
+            Query::Leftovers => Answer::Leftovers(self.leftovers()),
+            Query::Drop { name } => self.drop_leftover(&name),
             Query::Ready => match self.full() {
                 Some(reason) => Answer::Full { retry_after_s: 1, reason },
                 None => Answer::Durable(self.journal.next_seq() - 1),
@@ -90,11 +93,13 @@ impl Engine {
     }
 
     fn queue_rows(&self) -> Vec<QueueRow> {
-        let rows = self.state.queue_numbers().map(|number| {
+        let shown = self.state.queue_numbers().filter(|number| self.shows_queue(*number));
+        let rows = shown.map(|number| {
             let queue = self.state.queue(number);
             let oldest_ms = queue.oldest_sent_ms().unwrap_or(self.now.wall_ms);
             QueueRow {
                 name: self.name_of(number, "queue/"),
+                declared: self.plan.queues.contains_key(&number),
                 messages: queue.visible(),
                 in_flight: queue.in_flight(),
                 delayed: queue.len() - queue.visible() - queue.in_flight(),
@@ -104,13 +109,24 @@ impl Engine {
         rows.collect()
     }
 
+    /// A queue the stack does not have is there as long as it holds messages.
+    fn shows_queue(&self, number: u16) -> bool {
+        self.plan.queues.contains_key(&number) || !self.state.queue(number).is_empty()
+    }
+
+    /// The number of a queue that is there.
+    fn queue_named(&self, queue: &str) -> Option<u16> {
+        let number = self.state.number(&format!("queue/{queue}"));
+        number.filter(|number| self.shows_queue(*number))
+    }
+
     fn name_of(&self, number: u16, kind: &str) -> String {
         let name = self.state.names[usize::from(number)].as_deref().unwrap_or("");
         name.strip_prefix(kind).unwrap_or(name).to_owned()
     }
 
     fn peek(&self, queue: &str, from: u64, limit: usize) -> Option<Vec<MessageRow>> {
-        let number = self.state.number(&format!("queue/{queue}"))?;
+        let number = self.queue_named(queue)?;
         let rows = self.state.queue(number).from(from).take(limit).map(|(id, m)| MessageRow {
             id,
             body: m.body.clone(),
@@ -126,7 +142,7 @@ impl Engine {
     /// the rule that could not take it. A frame that is full ends it: how many were moved.
     fn redrive(&mut self, queue: &str, limit: usize, dry_run: bool) -> Option<usize> {
         let plan = self.plan.clone();
-        let number = self.state.number(&format!("queue/{queue}"))?;
+        let number = self.queue_named(queue)?;
         let messages = self.state.queue(number).from(0);
         let letters = messages.filter_map(|(id, message)| {
             let way = Way::of(&plan, number, message.attributes.as_deref()?)?;

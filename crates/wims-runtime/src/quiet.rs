@@ -1,23 +1,31 @@
 //! A quiet world for unit tests of the engine: a disk that is durable at once, a clock that is
-//! told, nobody outside. It deliberately is not hostile; that world is [`crate::sim`].
+//! told, nobody outside. A life ends when the test says so, and the next one has the disk. It
+//! deliberately is not hostile; that world is [`crate::sim`].
 
 use wims_stack::table::{Action, Condition, Write};
 use wims_stack::{
     BusRef, Doc, Field, FunctionRef, Pattern, Pipe, PipeSource, PipeTarget, Queue, QueueRef, Route,
-    Rule, Stack, Table, TableRef, Target, TargetRef, TargetRetry, Tree,
+    Rule, Stack, StreamStart, Table, TableRef, Target, TargetRef, TargetRetry, Template, Tree,
 };
 
 use crate::engine::{Engine, EngineOptions};
 use crate::functions::{Function, Functions, PutEvent, Refusal, RouteInput, Routed, StreamRecord};
-use crate::io::{Input, MailJob, Now, Output, Ticket};
+use crate::io::{Answer, Input, MailJob, Now, Output, Query, Ticket};
 use crate::messages::Message;
-use crate::recovery::NoSegments;
+use crate::sim::disk::SimDisk;
 use crate::trace::TraceId;
+
+/// When the first life begins.
+const WALL_BEGAN_MS: u64 = 1_700_000_000_000;
+/// The inbox of who asks.
+const ASKER: u32 = 1;
+/// So many items are put until a sweep has finished, at most.
+const PUT_MAX: u64 = 5_000;
 
 /// A table `T`; each new item of it is an event `new` that the rule `r` hands to a target. Queues
 /// are `dead`, for dead letters, and `noted`.
 pub fn stack(to: TargetRef) -> Stack {
-    let (table, bus, dead_letters) = (TableRef::new("T"), BusRef::new("b"), QueueRef::new("dead"));
+    let (table, bus) = (TableRef::new("T"), BusRef::new("b"));
     let mut stack = Stack::new("quiet");
     stack.tables.push(Table {
         name: table.clone(),
@@ -31,31 +39,57 @@ pub fn stack(to: TargetRef) -> Stack {
         method: "POST".into(),
         path: "/".into(),
         function: FunctionRef::new("put"),
-        table: table.clone(),
+        table,
     });
-    stack.pipes.push(Pipe {
-        name: "p".into(),
-        source: PipeSource::Stream { table, batch_size: 10, dead_letters: dead_letters.clone() },
-        target: PipeTarget::Bus { bus: bus.clone(), enrichment: FunctionRef::new("tell") },
-    });
-    stack.rules.push(Rule {
-        name: "r".into(),
+    stack.pipes.push(pipe("p", &bus, StreamStart::Horizon));
+    stack.rules.push(rule("r", bus, to));
+    stack.queues.extend(["dead", "noted"].map(queue));
+    stack
+}
+
+/// A stack whose new items are noted, and seen as well when it has the pipe `second`, which starts
+/// like this: it tells another bus, and what it tells is sent to the queue `seen`.
+pub fn stack_with(second: Option<StreamStart>) -> Stack {
+    let to = |queue| TargetRef::Queue(QueueRef::new(queue), Template::path("$.detail.sk"));
+    let (mut stack, bus) = (stack(to("noted")), BusRef::new("b2"));
+    stack.buses.push(bus.clone());
+    stack.pipes.extend(second.map(|start| pipe("second", &bus, start)));
+    stack.rules.push(rule("r2", bus, to("seen")));
+    stack.queues.push(queue("seen"));
+    stack
+}
+
+fn rule(name: &str, bus: BusRef, to: TargetRef) -> Rule {
+    let (retry, dead_letters) = (TargetRetry::default(), QueueRef::new("dead"));
+    Rule {
+        name: name.into(),
         bus,
         pattern: Pattern(serde_json::json!({"detail-type": ["new"]})),
-        targets: vec![Target { to, retry: TargetRetry::default(), dead_letters }],
-    });
-    stack.queues.extend(["dead", "noted"].map(|name| Queue {
-        name: QueueRef::new(name),
-        visibility_timeout_ms: 30_000,
-        redrive: None,
-        alarm: None,
-    }));
-    stack
+        targets: vec![Target { to, retry, dead_letters }],
+    }
+}
+
+fn pipe(name: &str, bus: &BusRef, start: StreamStart) -> Pipe {
+    let (table, dead_letters) = (TableRef::new("T"), QueueRef::new("dead"));
+    Pipe {
+        name: name.into(),
+        source: PipeSource::Stream { table, batch_size: 10, start, dead_letters },
+        target: PipeTarget::Bus { bus: bus.clone(), enrichment: FunctionRef::new("tell") },
+    }
+}
+
+fn queue(name: &str) -> Queue {
+    Queue { name: QueueRef::new(name), visibility_timeout_ms: 30_000, redrive: None, alarm: None }
 }
 
 /// The functions of [`stack`].
 pub fn functions() -> Functions {
     Functions::default().with("put", Function::Route(put)).with("tell", Function::Enrich(tell))
+}
+
+/// Numbers as texts.
+pub fn numbers(range: std::ops::Range<u64>) -> Vec<String> {
+    range.map(|number| number.to_string()).collect()
 }
 
 /// The item with this `sk`, as it is put.
@@ -92,24 +126,50 @@ pub fn tell(records: &[StreamRecord<'_>]) -> Vec<PutEvent> {
 pub struct Quiet {
     /// The engine.
     pub engine: Engine,
+    /// The disk.
+    pub disk: SimDisk,
     /// Mails that were handed out.
     pub mails: Vec<MailJob>,
     now: Now,
     inputs: Vec<Input>,
+    answers: Vec<Answer>,
 }
 
 impl Quiet {
-    /// Starts an engine and lets it prepare its segments.
+    /// Starts an engine on an empty disk and lets it prepare its segments.
     pub fn start(stack: &Stack, functions: &Functions) -> Quiet {
         Quiet::start_with(stack, functions, EngineOptions::default())
     }
 
     /// Starts an engine that is set up in another way.
     pub fn start_with(stack: &Stack, functions: &Functions, options: EngineOptions) -> Quiet {
-        let now = Now { wall_ms: 1_700_000_000_000, mono_us: 0 };
-        let started = Engine::start(stack, functions, &mut NoSegments, options, now);
+        let disk = SimDisk::new(options.segment_bytes, 1, false);
+        Quiet::live(disk, options, WALL_BEGAN_MS, stack, functions)
+    }
+
+    /// Does so with segments of another size.
+    pub fn with_segments_of(segment_bytes: u64, stack: &Stack, functions: &Functions) -> Quiet {
+        let options = EngineOptions { segment_bytes, ..EngineOptions::default() };
+        Quiet::start_with(stack, functions, options)
+    }
+
+    /// The process ends where it is, and another one goes on with this stack.
+    pub fn restart(self, stack: &Stack, functions: &Functions) -> Quiet {
+        Quiet::live(self.disk, self.engine.options, self.now.wall_ms, stack, functions)
+    }
+
+    fn live(
+        mut disk: SimDisk,
+        options: EngineOptions,
+        wall_ms: u64,
+        stack: &Stack,
+        functions: &Functions,
+    ) -> Quiet {
+        let now = Now { wall_ms, mono_us: 0 };
+        let started = Engine::start(stack, functions, &mut disk, options, now);
         let (engine, _) = started.expect("the stack can run");
-        let mut quiet = Quiet { engine, mails: Vec::new(), now, inputs: Vec::new() };
+        let (mails, inputs, answers) = (Vec::new(), Vec::new(), Vec::new());
+        let mut quiet = Quiet { engine, disk, mails, now, inputs, answers };
         quiet.pass_ms(10);
         quiet
     }
@@ -126,13 +186,64 @@ impl Quiet {
         self.inputs.push(Input::Call { ticket, route: "put", arguments, history: None, trace });
     }
 
+    /// Puts new items, one after the other.
+    pub fn put_all(&mut self, items: impl IntoIterator<Item = String>) {
+        for sk in items {
+            self.put(&sk);
+            self.pass_ms(2);
+        }
+        self.pass_ms(10);
+    }
+
+    /// Puts items named by numbers from this one on, until so many sweeps have finished in this
+    /// life; the next number.
+    pub fn put_until_swept(&mut self, first: u64, sweeps: u64) -> u64 {
+        let mut next = first;
+        while self.engine.sweep.finished < sweeps {
+            assert!(next < first + PUT_MAX, "no sweep was finished");
+            self.put(&next.to_string());
+            self.pass_ms(1);
+            next += 1;
+        }
+        self.pass_ms(50);
+        next
+    }
+
+    /// The answer to a question.
+    pub fn ask(&mut self, query: Query) -> Answer {
+        let ticket = Ticket { inbox: ASKER, slot: 0 };
+        self.inputs.push(Input::Query { ticket, query });
+        self.pass_ms(10);
+        self.answers.pop().expect("it is answered")
+    }
+
     /// Lets time pass, a step each millisecond.
     pub fn pass_ms(&mut self, ms: u64) {
         for _ in 0..ms {
             let mut outputs = Vec::new();
-            self.now = Now { mono_us: self.now.mono_us + 1_000, ..self.now };
+            let Now { wall_ms, mono_us } = self.now;
+            self.now = Now { wall_ms: wall_ms + 1, mono_us: mono_us + 1_000 };
             self.engine.step(self.now, &mut self.inputs, &mut outputs);
             outputs.into_iter().for_each(|output| self.carry_out(output));
+        }
+    }
+
+    /// The disk is there, who asks is told, mails are kept; nobody else is outside.
+    fn carry_out(&mut self, output: Output) {
+        match output {
+            Output::Write(frame) => {
+                self.disk.write(frame).expect("the room is blank");
+                self.inputs.push(Input::Written { buffer: self.disk.sync() });
+            }
+            Output::Prepare { segment } => {
+                self.disk.begin_preparing(segment);
+                self.disk.finish_preparing(segment, true);
+                self.inputs.push(Input::Prepared { segment, success: true });
+            }
+            Output::Remove { segment } => self.disk.remove(segment),
+            Output::Reply(ticket, answer) if ticket.inbox == ASKER => self.answers.push(answer),
+            Output::Mail(mail) => self.mails.push(mail),
+            Output::Reply(..) | Output::Call(_) | Output::History(_) => {}
         }
     }
 
@@ -149,15 +260,9 @@ impl Quiet {
         messages.from(0).map(|(_, message)| message).collect()
     }
 
-    /// The disk is there, mails are kept; nobody else is outside.
-    fn carry_out(&mut self, output: Output) {
-        match output {
-            Output::Write(frame) => self.inputs.push(Input::Written { buffer: frame.bytes }),
-            Output::Prepare { segment } => {
-                self.inputs.push(Input::Prepared { segment, success: true });
-            }
-            Output::Mail(mail) => self.mails.push(mail),
-            Output::Reply(..) | Output::Remove { .. } | Output::Call(_) | Output::History(_) => {}
-        }
+    /// The messages of a queue that are texts, oldest first.
+    pub fn texts(&self, queue: &str) -> Vec<String> {
+        let bodies = self.messages(queue).into_iter().map(|message| message.body.view());
+        bodies.filter_map(|body| body.as_str().map(str::to_owned)).collect()
     }
 }

@@ -99,6 +99,12 @@ pub enum Record {
         /// The sequence.
         seq: u64,
     },
+    /// A resource that no stack declares was dropped: what was kept for it is gone. Its number
+    /// stays, and is its number again should it come back.
+    Dropped {
+        /// The resource's number.
+        id: u16,
+    },
 }
 
 /// See [`Record::Named`].
@@ -264,6 +270,7 @@ impl Record {
             Record::SweptMessage(_) => 16,
             Record::LastId { .. } => 17,
             Record::Historied { .. } => 18,
+            Record::Dropped { .. } => 19,
         }
     }
 
@@ -315,6 +322,7 @@ impl Record {
             }
             Record::LastId { id } => to.extend_from_slice(&id.to_le_bytes()),
             Record::Historied { seq } => write_varint(to, *seq),
+            Record::Dropped { id } => write_varint(to, (*id).into()),
         }
     }
 
@@ -361,13 +369,14 @@ impl Record {
             }
             17 => Record::LastId { id: u128::from_le_bytes(from.take(16)?.try_into().ok()?) },
             18 => Record::Historied { seq: from.number()? },
+            19 => Record::Dropped { id: from.small()? },
             _ => return None,
         })
     }
 }
 
 /// The largest kind this build knows.
-const KIND_MAX: u8 = 18;
+const KIND_MAX: u8 = 19;
 
 impl Entry {
     /// Appends the entry to a frame whose first sequence and wall time are given.
@@ -634,6 +643,7 @@ mod tests {
             wake_at_ms: 3,
         }));
         round(Record::LastId { id: u128::MAX - 1 });
+        round(Record::Dropped { id: 300 });
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! Recovery: reads the segments, finds where the last finished sweep began, and hands every
-//! record from there to the end to the caller.
+//! record from there to the end to the caller, or from an older one on.
 //!
 //! Promise: what was durable comes back in order; a torn tail is cut and reported; a sound frame
 //! behind a bad one is corruption, refused with segment and offset, and nothing is changed.
-//! It deliberately repairs nothing but the tail.
+//! It deliberately repairs nothing but the tail, and makes no state: see [`crate::replay`].
 
 use crate::frame::{FRAME_HEADER, FrameHeader, PAGE, SegmentError, SegmentHeader};
 use crate::journal::{JournalEnd, SegmentInfo};
@@ -114,7 +114,7 @@ pub struct Recovered {
     pub last_clock_ms: u64,
     /// Whether a torn tail was cut.
     pub torn_tail: bool,
-    /// Frames read.
+    /// Frames read, by the last reading.
     pub frames: u64,
 }
 
@@ -127,24 +127,71 @@ pub struct RecoveryBugs {
     pub accept_flipped_bit: bool,
 }
 
-/// Recovers the journal in `store`; `each` gets every record from where recovery starts, with
-/// the number of its segment.
-///
-/// # Errors
-/// When the journal must not be used; nothing was changed then.
-pub fn recover(
-    store: &mut impl SegmentStore,
-    bugs: RecoveryBugs,
-    mut each: impl FnMut(u64, Entry),
-) -> Result<Recovered, RecoveryError> {
-    let found = survey(store)?;
-    let mut walk = Walk::new(&found, bugs);
-    let Some(start) = walk.find_start(store)? else {
-        walk.note_all_torn(store)?;
-        return finish(store, found, walk);
-    };
-    walk.run(store, start, &mut |segment, entry| each(segment, entry))?;
-    finish(store, found, walk)
+/// A journal under recovery: looked at, read once or twice, then made fit to go on. Nothing is
+/// changed before [`Recovery::finish`].
+pub struct Recovery {
+    found: Survey,
+    walk: Walk,
+}
+
+impl Recovery {
+    /// Looks at the segments in `store`.
+    ///
+    /// # Errors
+    /// When the journal must not be used.
+    pub fn begin(
+        store: &mut impl SegmentStore,
+        bugs: RecoveryBugs,
+    ) -> Result<Recovery, RecoveryError> {
+        let found = survey(store)?;
+        let walk = Walk::new(&found, bugs);
+        Ok(Recovery { found, walk })
+    }
+
+    /// Reads from where the last frame says that recovery starts; `each` gets every record.
+    ///
+    /// # Errors
+    /// When the journal must not be used.
+    pub fn read(
+        &mut self,
+        store: &mut impl SegmentStore,
+        mut each: impl FnMut(Entry),
+    ) -> Result<(), RecoveryError> {
+        match self.walk.find_start(store)? {
+            Some(start) => self.walk.run(store, start, &mut each),
+            None => self.walk.note_all_torn(store),
+        }
+    }
+
+    /// Reads anew, from the segment that holds a record, or from the oldest one when it is gone.
+    ///
+    /// # Errors
+    /// When the journal must not be used.
+    pub fn read_from(
+        &mut self,
+        store: &mut impl SegmentStore,
+        seq: u64,
+        mut each: impl FnMut(Entry),
+    ) -> Result<(), RecoveryError> {
+        let begun = |segment: &SegmentInfo| segment.first_seq <= seq;
+        let start = self.walk.segments.iter().rposition(begun).unwrap_or(0);
+        self.walk = Walk::new(&self.found, self.walk.bugs);
+        self.walk.run(store, start, &mut each)
+    }
+
+    /// Whether what was read goes back to a record, or as far as the journal does.
+    pub fn reaches(&self, seq: u64) -> bool {
+        let first = self.walk.segments.get(self.walk.start);
+        self.walk.start == 0 || first.is_none_or(|segment| segment.first_seq <= seq)
+    }
+
+    /// Cuts what is torn, removes what was never finished, and says where the journal goes on.
+    ///
+    /// # Errors
+    /// When the disk says no.
+    pub fn finish(self, store: &mut impl SegmentStore) -> Result<Recovered, RecoveryError> {
+        finish(store, self.found, self.walk)
+    }
 }
 
 /// Segments by number, with those whose preparation was never finished apart.
@@ -197,6 +244,8 @@ fn refuse(segment: u64, reason: &str) -> RecoveryError {
 struct Walk {
     numbers: Vec<u64>,
     bugs: RecoveryBugs,
+    /// Index of the first segment that is read.
+    start: usize,
     segments: Vec<SegmentInfo>,
     offset: u64,
     last: Option<FrameHeader>,
@@ -209,6 +258,7 @@ impl Walk {
         Walk {
             numbers: found.numbers.clone(),
             bugs,
+            start: 0,
             segments: Vec::new(),
             offset: PAGE as u64,
             last: None,
@@ -265,8 +315,9 @@ impl Walk {
         &mut self,
         store: &mut impl SegmentStore,
         start: usize,
-        each: &mut impl FnMut(u64, Entry),
+        each: &mut impl FnMut(Entry),
     ) -> Result<(), RecoveryError> {
+        self.start = start;
         if start > 0 {
             self.remember_older(store, start)?;
         }
@@ -390,7 +441,7 @@ impl Walk {
         number: u64,
         header: &FrameHeader,
         bytes: &[u8],
-        each: &mut impl FnMut(u64, Entry),
+        each: &mut impl FnMut(Entry),
     ) -> Result<(), RecoveryError> {
         let at = self.offset as usize;
         let mut rest = &bytes[at + FRAME_HEADER..at + header.len as usize];
@@ -398,7 +449,7 @@ impl Walk {
             let read = Entry::read(rest, header.first_seq + i, header.wall_ms);
             match read {
                 Ok((entry, behind)) => {
-                    each(number, entry);
+                    each(entry);
                     rest = behind;
                 }
                 Err(_) if self.bugs.accept_torn_tail => break,

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use wims_stack::table::{PARTITION_KEY, Table};
-use wims_stack::{Doc, Pipe, PipeSource, Stack, TableRef};
+use wims_stack::{Doc, PipeSource, Stack, StreamStart, TableRef};
 
 use crate::items::{Items, text};
 use crate::messages::{Message, Messages};
@@ -42,19 +42,29 @@ pub struct Execution {
     pub trace: Option<TraceId>,
 }
 
+/// A declared pipe that reads the stream.
+struct Consumer {
+    name: String,
+    start: StreamStart,
+}
+
 /// Everything the engine knows; see the module.
 pub struct State {
     declared: Vec<Table>,
-    /// Names of those who read the stream; a change stays until all have seen it.
-    consumers: Vec<String>,
+    /// Who reads the stream; a change stays until all of them have seen it.
+    consumers: Vec<Consumer>,
+    /// Changes up to here were let go of.
+    let_go: u64,
+    /// Changes from here on stay whatever the cursors say.
+    held_from: u64,
     /// Names of resources by number.
     pub names: Vec<Option<String>>,
     numbers: HashMap<String, u16>,
     tables: Vec<Option<Items>>,
     queues: Vec<Option<Messages>>,
-    /// The last sequence each consumer has seen.
+    /// The last sequence each consumer has seen, those included that no stack declares.
     pub cursors: BTreeMap<u16, u64>,
-    /// Changes some consumer has not seen, oldest first.
+    /// Changes some declared consumer has not seen, oldest first.
     pub stream: VecDeque<StreamChange>,
     /// Executions that go on later, by id.
     pub executions: BTreeMap<u64, Execution>,
@@ -79,11 +89,17 @@ pub struct State {
 impl State {
     /// A state that knows nothing, for a declared stack.
     pub fn new(stack: &Stack) -> State {
-        let of_stream = |pipe: &&Pipe| matches!(pipe.source, PipeSource::Stream { .. });
-        let pipes = stack.pipes.iter().filter(of_stream);
+        let consumers = stack.pipes.iter().filter_map(|pipe| match pipe.source {
+            PipeSource::Stream { start, .. } => {
+                Some(Consumer { name: format!("pipe/{}", pipe.name), start })
+            }
+            PipeSource::Queue(_) => None,
+        });
         State {
             declared: stack.tables.clone(),
-            consumers: pipes.map(|pipe| format!("pipe/{}", pipe.name)).collect(),
+            consumers: consumers.collect(),
+            let_go: 0,
+            held_from: u64::MAX,
             names: Vec::new(),
             numbers: HashMap::new(),
             tables: Vec::new(),
@@ -126,6 +142,7 @@ impl State {
             Record::SweepEnded { began, segment } => self.swept = (began, segment),
             Record::LastId { id } => self.last_id = self.last_id.max(id),
             Record::Historied { seq } => self.historied(seq),
+            Record::Dropped { id } => self.dropped(id),
             Record::Event(_) | Record::Skipped { .. } | Record::SweepBegan => {}
         }
     }
@@ -161,9 +178,57 @@ impl State {
         numbers_of(&self.queues)
     }
 
-    /// The oldest sequence some consumer of the stream has not seen.
+    /// The oldest sequence some declared consumer of the stream has not seen.
     pub fn stream_front(&self) -> u64 {
         self.stream.front().map_or(self.seq + 1, |change| change.seq)
+    }
+
+    /// Whether a declared pipe reads the stream under this number.
+    pub fn is_consumer(&self, number: u16) -> bool {
+        let name = self.names.get(usize::from(number)).and_then(Option::as_ref);
+        name.is_some_and(|name| self.consumers.iter().any(|consumer| consumer.name == *name))
+    }
+
+    /// Up to where every declared consumer has seen the stream; one without a cursor, nothing.
+    pub fn seen_by_all(&self) -> u64 {
+        let seen = self.consumers.iter().map(|consumer| self.cursor_of(consumer).unwrap_or(0));
+        seen.min().unwrap_or(0)
+    }
+
+    /// From where on the stream must have every change: what follows the declared consumers'
+    /// cursors, everything for one that starts at the horizon, nothing for one that starts now.
+    pub fn unseen_from(&self) -> u64 {
+        let unseen = self.consumers.iter().map(|consumer| match self.cursor_of(consumer) {
+            Some(seq) => seq + 1,
+            None => match consumer.start {
+                StreamStart::Horizon => 1,
+                StreamStart::Now => u64::MAX,
+            },
+        });
+        unseen.min().unwrap_or(u64::MAX)
+    }
+
+    /// Whether changes from a sequence on were let go of that are to be seen again: a cursor went
+    /// back.
+    pub fn has_let_go(&self, seq: u64) -> bool {
+        self.let_go >= seq
+    }
+
+    /// Lets no change go from a sequence on, whatever the cursors say; [`u64::MAX`] ends that.
+    pub fn hold_from(&mut self, seq: u64) {
+        self.held_from = seq;
+    }
+
+    /// What comes after the cursor of a consumer that the stack does not have: the journal keeps
+    /// it, memory does not.
+    pub fn kept_from(&self) -> Option<u64> {
+        let away = self.cursors.iter().filter(|(number, _)| !self.is_consumer(**number));
+        away.map(|(_, seq)| seq + 1).min()
+    }
+
+    fn cursor_of(&self, consumer: &Consumer) -> Option<u64> {
+        let number = self.numbers.get(&consumer.name)?;
+        self.cursors.get(number).copied()
     }
 
     fn name(&mut self, id: u16, name: String) {
@@ -280,11 +345,8 @@ impl State {
 
     fn cursor(&mut self, consumer: u16, seq: u64) {
         self.cursors.insert(consumer, seq);
-        let seen = |name: &String| {
-            self.numbers.get(name).and_then(|number| self.cursors.get(number)).copied()
-        };
-        let seen_by_all = self.consumers.iter().map(|name| seen(name).unwrap_or(0)).min();
-        let seen_by_all = seen_by_all.unwrap_or(seq);
+        let seen_by_all = self.seen_by_all().min(self.held_from - 1);
+        self.let_go = self.let_go.max(seen_by_all);
         while self.stream.front().is_some_and(|change| change.seq <= seen_by_all) {
             self.stream.pop_front();
         }
@@ -310,6 +372,19 @@ impl State {
         for items in self.tables.iter_mut().flatten() {
             items.evict(seq);
         }
+    }
+
+    fn dropped(&mut self, id: u16) {
+        self.cursors.remove(&id);
+        self.paced.remove(&id);
+        self.served.retain(|(queue, _), _| *queue != id);
+        if let Some(messages) = self.queues.get_mut(usize::from(id)).and_then(Option::as_mut) {
+            *messages = Messages::default();
+        }
+        let executions = self.executions.values().map(|execution| &execution.waiting);
+        let waiting = executions.filter(|waiting| waiting.workflow == id);
+        let waiting: Vec<u64> = waiting.map(|waiting| waiting.id).collect();
+        waiting.into_iter().for_each(|execution| self.ended(execution));
     }
 }
 

@@ -106,6 +106,7 @@ impl Engine {
             }
         }
         for (consumer, seq) in self.state.cursors.clone() {
+            let seq = self.caught_up(consumer).unwrap_or(seq);
             self.emit(none, Record::Cursor { consumer, seq });
         }
         for paced in self.state.paced.values().cloned().collect::<Vec<_>>() {

@@ -12,19 +12,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Once;
 
 use rust_decimal::Decimal;
-use wims_runtime::engine::Replay;
 use wims_runtime::frame::{FRAME_HEADER, FrameHeader, PAGE, SegmentHeader};
-use wims_runtime::journal::{Journal, JournalEnd};
+use wims_runtime::journal::{Journal, JournalEnd, Needed};
 use wims_runtime::record::{
     Change, Entry, Hidden, Named, Paced, Published, Record, Sent, SweptMessage, Waiting,
 };
-use wims_runtime::recovery::{RecoveryBugs, SegmentStore, recover};
+use wims_runtime::recovery::{RecoveryBugs, SegmentStore};
+use wims_runtime::replay::replay;
 use wims_runtime::state::State;
 use wims_runtime::trace::TraceId;
 use wims_stack::table::{Closed, Index};
 use wims_stack::{
     BusRef, Condition, Doc, Field, FunctionRef, Pipe, PipeSource, PipeTarget, QueueRef, Stack,
-    Table, TableRef,
+    StreamStart, Table, TableRef,
 };
 
 /// The version whose journal is written.
@@ -38,7 +38,7 @@ const BEGAN_MS: u64 = 1_700_000_000_000;
 const CLOCK_AHEAD_MS: u64 = 5_000_000;
 const TRACE: u128 = 0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c;
 /// How many kinds of records there are.
-const KINDS: usize = 18;
+const KINDS: usize = 19;
 /// What to do when this version writes other bytes.
 const WRITTEN_OTHERWISE: &str = "this build does not write the journal that is committed for its \
     version. If that version is released, the format has changed: give the workspace a new version, \
@@ -58,8 +58,18 @@ const API_PIPE: u16 = 3;
 const DEAD: u16 = 4;
 const NOTED: u16 = 5;
 const FLOW: u16 = 6;
-const NAMES: [&str; 7] =
-    ["table/T", "bus/b", "pipe/p", "pipe/calls", "queue/dead", "queue/noted", "workflow/w"];
+/// What no stack declares any more.
+const OLD: u16 = 7;
+const NAMES: [&str; 8] = [
+    "table/T",
+    "bus/b",
+    "pipe/p",
+    "pipe/calls",
+    "queue/dead",
+    "queue/noted",
+    "workflow/w",
+    "queue/old",
+];
 
 /// The stack whose journals these are: the table and who reads its stream; nothing else of a stack
 /// matters to a state.
@@ -73,9 +83,10 @@ fn stack() -> Stack {
         closed: vec![Closed { prefix: "a".into(), when: Condition::is("state", "CLOSED") }],
     });
     let (bus, enrichment) = (BusRef::new("b"), FunctionRef::new("tell"));
+    let (batch_size, start) = (10, StreamStart::Horizon);
     stack.pipes.push(Pipe {
         name: "p".into(),
-        source: PipeSource::Stream { table, batch_size: 10, dead_letters },
+        source: PipeSource::Stream { table, batch_size, start, dead_letters },
         target: PipeTarget::Bus { bus, enrichment },
     });
     stack
@@ -214,7 +225,8 @@ impl Recorder {
     fn end_frame(&mut self, recover_from: u64) -> u64 {
         let last_seq = self.journal.next_seq() - 1;
         let (clock, wall) = (clock_ms(last_seq), wall_ms(last_seq));
-        let frame = self.journal.submit(clock, wall, recover_from, true);
+        let needed = Needed { recover_from, keep_from: recover_from };
+        let frame = self.journal.submit(clock, wall, needed, true);
         let frame = frame.expect("a segment has room");
         let number = frame.segment;
         let first_page =
@@ -381,6 +393,8 @@ fn go_on(to: &mut Recorder) -> Known {
     // Its time is over before the journal ends.
     to.put(from(0), served(1, 1));
     to.put(from(0), Record::Historied { seq: closed_at });
+    to.put(from(event), sent(OLD, Doc::text("old"), None));
+    to.put(from(0), Record::Dropped { id: OLD });
     to.put(from(0), Record::Cursor { consumer: STREAM_PIPE, seq: last_change });
     to.end_frame(1);
     Known { open, message, letter, execution, closed_at, last_change }
@@ -459,14 +473,9 @@ fn listing(segments: &Segments) -> String {
 
 /// Digests of the state a journal is recovered to.
 fn recovered(segments: &Segments) -> String {
-    let (mut state, mut replay) = (State::new(&stack()), Replay::default());
-    let mut store = segments.clone();
-    let ends = recover(&mut store, RecoveryBugs::default(), |_, entry| {
-        replay.apply(&mut state, entry);
-    });
-    let ends = ends.expect("a golden journal is recovered");
+    let replayed = replay(&stack(), &mut segments.clone(), RecoveryBugs::default());
+    let (ends, mut state) = replayed.expect("a golden journal is recovered");
     assert!(!ends.torn_tail, "a golden journal ends as it should");
-    replay.finish(&mut state);
     state.clock_ms = ends.last_clock_ms;
     state.digest().to_string()
 }
@@ -548,6 +557,7 @@ fn kind(record: &Record) -> usize {
         Record::SweptMessage(_) => 16,
         Record::LastId { .. } => 17,
         Record::Historied { .. } => 18,
+        Record::Dropped { .. } => 19,
     }
 }
 

@@ -187,7 +187,7 @@ impl<'a> Checker<'a> {
     fn pipe(&mut self, pipe: &Pipe) {
         let at = format!("pipe/{}", pipe.name);
         match &pipe.source {
-            PipeSource::Stream { table, batch_size, dead_letters } => {
+            PipeSource::Stream { table, batch_size, start: _, dead_letters } => {
                 self.needs_queue(&at, "sends dead letters to", dead_letters);
                 self.needs_table(&at, "reads", table);
                 self.positive(&at, "batch size", *batch_size as u64);

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::stack::{
     ApiTarget, Catch, Machine, MailLimit, Pipe, PipeSource, PipeTarget, Queue, Route, Rule, Stack,
-    StateKind, Subscription, Target, TargetRef, Task, Topic, Workflow,
+    StateKind, StreamStart, Subscription, Target, TargetRef, Task, Topic, Workflow,
 };
 
 /// The stack as readable text: one section for each thing that holds or passes something on.
@@ -232,8 +232,9 @@ impl Graph {
             PipeSource::Queue(_) => Promise::AtLeastOnce,
         };
         let (source, label) = match &pipe.source {
-            PipeSource::Stream { table, batch_size, .. } => {
-                (self.node(Kind::Table, table.name()), format!("batches of {batch_size}"))
+            PipeSource::Stream { table, batch_size, start, .. } => {
+                let label = format!("batches of {batch_size}{}", beginning(*start));
+                (self.node(Kind::Table, table.name()), label)
             }
             PipeSource::Queue(queue) => (self.node(Kind::Queue, queue.name()), String::new()),
         };
@@ -549,6 +550,14 @@ fn escaped(text: &str) -> String {
         }
     }
     label
+}
+
+/// Where a new stream pipe starts, when it is not with all there is.
+fn beginning(start: StreamStart) -> &'static str {
+    match start {
+        StreamStart::Horizon => "",
+        StreamStart::Now => ", from now on",
+    }
 }
 
 /// Remarks after a name; nothing when all are empty.

@@ -126,17 +126,30 @@ pub struct Pipe {
 /// Where a pipe reads.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum PipeSource {
-    /// The change stream of a table, from its beginning, in batches of at most this many.
+    /// The change stream of a table, in batches of at most this many.
     Stream {
         /// The table.
         table: TableRef,
         /// The most records a batch has.
         batch_size: usize,
+        /// Where the pipe starts when it is new; one the journal knows goes on where it was.
+        #[serde(default)]
+        start: StreamStart,
         /// Where a record goes that cannot be delivered.
         dead_letters: QueueRef,
     },
     /// A queue, one message at a time; its redrive says when and where a message is a dead letter.
     Queue(QueueRef),
+}
+
+/// Where a new stream pipe starts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StreamStart {
+    /// With the oldest change the journal still has: AWS's `TRIM_HORIZON`.
+    #[default]
+    Horizon,
+    /// With the next change: AWS's `LATEST`.
+    Now,
 }
 
 /// Where a pipe delivers.

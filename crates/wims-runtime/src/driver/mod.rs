@@ -171,6 +171,10 @@ impl Runtime {
         let (engine, recovered) =
             Engine::start(stack, functions, &mut segments, options.engine.clone(), clock.now())?;
         check_history(&history_path, found, &engine)?;
+        for row in engine.leftovers() {
+            let leftover = row.name;
+            tracing::warn!(leftover, "the stack does not have it; it is kept until it is dropped");
+        }
         // Created only now: a new, empty one must not hide that the old one is missing.
         let writer = HistoryWriter::open(&history_path)?;
         let recovery = format!(

@@ -9,11 +9,12 @@ use fastrand::Rng;
 use wims_stack::Stack;
 
 use crate::digest::Digest;
-use crate::engine::{Engine, EngineOptions, Replay, StartError};
+use crate::engine::{Engine, EngineOptions, StartError};
 use crate::frame::{FrameHeader, PAGE};
 use crate::functions::Functions;
 use crate::io::Now;
-use crate::recovery::{Recovered, RecoveryBugs, RecoveryError, SegmentStore, recover};
+use crate::recovery::{Recovered, RecoveryBugs, RecoveryError, SegmentStore};
+use crate::replay::replay;
 use crate::state::State;
 
 use super::disk::SimDisk;
@@ -97,10 +98,7 @@ fn recovered_digest(
     store: &mut impl SegmentStore,
     bugs: RecoveryBugs,
 ) -> Result<(Recovered, Digest), RecoveryError> {
-    let mut state = State::new(stack);
-    let mut replay = Replay::default();
-    let recovered = recover(store, bugs, |_, entry| replay.apply(&mut state, entry))?;
-    replay.finish(&mut state);
+    let (recovered, mut state) = replay(stack, store, bugs)?;
     state.clock_ms = recovered.last_clock_ms;
     Ok((recovered, state.digest()))
 }
@@ -132,6 +130,7 @@ impl World<'_> {
         self.die_in_recovery()?;
         self.misread_in_recovery()?;
         self.recover(in_flight, outside)?;
+        self.change_stack()?;
         self.begin_life(outside)
     }
 
@@ -233,6 +232,18 @@ impl World<'_> {
             self.known.compare(crc, &digest)?;
         }
         self.known.digests = vec![(crc, digest)];
+        Ok(())
+    }
+
+    /// The other stack takes over, if there is one: what it makes of the journal is what the next
+    /// recovery must find.
+    fn change_stack(&mut self) -> Verdict {
+        let Some(next) = self.other_stack else { return Ok(()) };
+        self.other_stack = Some(std::mem::replace(&mut self.stack, next));
+        let bugs = self.options.bugs.recovery;
+        let (recovered, digest) =
+            recovered_digest(self.stack, &mut self.disk, bugs).map_err(|error| refused(&error))?;
+        self.known.digests = vec![(recovered.end.previous_crc, digest)];
         Ok(())
     }
 

@@ -266,9 +266,9 @@ impl SegmentStore for SimDisk {
 mod tests {
     use super::*;
     use crate::frame::{FRAME_HEADER, FrameHeader};
-    use crate::journal::{Journal, JournalEnd};
+    use crate::journal::{Journal, JournalEnd, Needed};
     use crate::record::{Entry, Record};
-    use crate::recovery::{RecoveryBugs, RecoveryError, recover};
+    use crate::recovery::{Recovery, RecoveryBugs, RecoveryError};
 
     const SEGMENT_BYTES: u64 = 64 << 10;
 
@@ -285,7 +285,8 @@ mod tests {
             let record = Record::LastId { id: u128::from(seq) };
             let (wall_ms, cause, replay, trace) = (seq, 0, false, None);
             journal.append(&Entry { seq, wall_ms, cause, replay, trace, record });
-            let frame = journal.submit(seq, seq, 1, false).expect("a segment has room");
+            let needed = Needed { recover_from: 1, keep_from: 1 };
+            let frame = journal.submit(seq, seq, needed, false).expect("a segment has room");
             disk.write(frame).expect("the room is blank");
             if seq < frames {
                 journal.written(seq, disk.sync());
@@ -296,7 +297,9 @@ mod tests {
 
     fn recovered(disk: &mut SimDisk) -> Result<Vec<u64>, RecoveryError> {
         let mut seqs = Vec::new();
-        recover(disk, RecoveryBugs::default(), |_, entry| seqs.push(entry.seq))?;
+        let mut recovery = Recovery::begin(disk, RecoveryBugs::default())?;
+        recovery.read(disk, |entry| seqs.push(entry.seq))?;
+        recovery.finish(disk)?;
         Ok(seqs)
     }
 

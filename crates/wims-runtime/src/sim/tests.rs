@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use wims_stack::table::{Action, Condition, Index, Table, Write};
 use wims_stack::{
-    BusRef, Doc, Field, FunctionRef, Pipe, PipeSource, PipeTarget, Queue, QueueRef, Route, Stack,
-    TableRef,
+    BusRef, Doc, Field, FunctionRef, Pattern, Pipe, PipeSource, PipeTarget, Queue, QueueRef, Route,
+    Rule, Stack, StreamStart, TableRef, Target, TargetRef, TargetRetry, Template, Tree,
 };
 
 use super::world::SECOND_US;
@@ -21,8 +21,7 @@ const NOTES: u64 = 250;
 const TEXT_BYTES: usize = 500;
 
 fn stack() -> Stack {
-    let (table, bus, dead_letters) =
-        (TableRef::new("NOTES"), BusRef::new("default"), QueueRef::new("notes-dlq"));
+    let (table, bus) = (TableRef::new("NOTES"), BusRef::new("default"));
     let mut stack = Stack::new("notes");
     stack.tables.push(Table {
         name: table.clone(),
@@ -31,17 +30,8 @@ fn stack() -> Stack {
         closed: Vec::new(),
     });
     stack.buses.push(bus.clone());
-    stack.queues.push(Queue {
-        name: dead_letters.clone(),
-        visibility_timeout_ms: 30_000,
-        redrive: None,
-        alarm: None,
-    });
-    stack.pipes.push(Pipe {
-        name: "NotesPipe".into(),
-        source: PipeSource::Stream { table: table.clone(), batch_size: 10, dead_letters },
-        target: PipeTarget::Bus { bus, enrichment: FunctionRef::new("tell-nobody") },
-    });
+    stack.queues.push(queue("notes-dlq"));
+    stack.pipes.push(pipe("NotesPipe", bus, "tell-nobody"));
     stack.routes.push(Route {
         name: "write-note".into(),
         method: "POST".into(),
@@ -52,10 +42,52 @@ fn stack() -> Stack {
     stack
 }
 
+/// The same with a second pipe, which has the id of each note sent to the queue `seen`.
+fn stack_that_sees() -> Stack {
+    let (mut stack, bus, seen) = (stack(), BusRef::new("second"), QueueRef::new("seen"));
+    stack.buses.push(bus.clone());
+    stack.queues.push(queue("seen"));
+    stack.pipes.push(pipe("SeenPipe", bus.clone(), "tell-each"));
+    stack.rules.push(Rule {
+        name: "SeenRule".into(),
+        bus,
+        pattern: Pattern(serde_json::json!({"source": ["notes"]})),
+        targets: vec![Target {
+            to: TargetRef::Queue(seen, Template::path("$.detail.noteId")),
+            retry: TargetRetry::default(),
+            dead_letters: QueueRef::new("notes-dlq"),
+        }],
+    });
+    stack
+}
+
+fn queue(name: &str) -> Queue {
+    Queue { name: QueueRef::new(name), visibility_timeout_ms: 30_000, redrive: None, alarm: None }
+}
+
+fn pipe(name: &str, bus: BusRef, enrichment: &str) -> Pipe {
+    let (table, dead_letters) = (TableRef::new("NOTES"), QueueRef::new("notes-dlq"));
+    let start = StreamStart::Horizon;
+    Pipe {
+        name: name.into(),
+        source: PipeSource::Stream { table, batch_size: 10, start, dead_letters },
+        target: PipeTarget::Bus { bus, enrichment: FunctionRef::new(enrichment) },
+    }
+}
+
 fn functions() -> Functions {
     Functions::default()
         .with("write-note", Function::Route(write_note))
         .with("tell-nobody", Function::Enrich(tell_nobody))
+        .with("tell-each", Function::Enrich(tell_each))
+}
+
+fn tell_each(records: &[StreamRecord<'_>]) -> Vec<PutEvent> {
+    let event = |(record, images): (usize, &StreamRecord<'_>)| {
+        let detail = Tree::Doc(images.new?.clone());
+        Some(PutEvent { record, source: "notes", detail_type: "note", detail, by_value: false })
+    };
+    records.iter().enumerate().filter_map(event).collect()
 }
 
 fn tell_nobody(_: &[StreamRecord<'_>]) -> Vec<PutEvent> {
@@ -126,6 +158,8 @@ impl Outside for Writer {
             | Answer::Queues(_)
             | Answer::Messages(_)
             | Answer::Moved(_)
+            | Answer::Leftovers(_)
+            | Answer::Dropped(_)
             | Answer::Durable(_)
             | Answer::Status(_) => {}
         }
@@ -159,18 +193,50 @@ impl Outside for Writer {
     }
 }
 
+fn options(seed: u64, bugs: EngineBugs) -> WorldOptions {
+    WorldOptions { seed, segment_bytes: 256 << 10, frames_per_life: 5..=40, bugs }
+}
+
 fn run(seed: u64, bugs: EngineBugs) -> Result<(u64, Counts, usize), Violation> {
     let (stack, functions) = (stack(), functions());
-    let options = WorldOptions { seed, segment_bytes: 256 << 10, frames_per_life: 5..=40, bugs };
-    let mut world = World::new(&stack, &functions, options)?;
+    let mut world = World::new(&stack, &functions, options(seed, bugs))?;
     let mut writer = Writer::default();
+    write_all(&mut world, &mut writer)?;
+    Ok((world.trace(), world.counts(), writer.acknowledged.len()))
+}
+
+/// Lets all notes be written, and what is under way come to its end.
+fn write_all(world: &mut World<'_>, writer: &mut Writer) -> Verdict {
     while writer.asked < NOTES {
-        world.turn(&mut writer, u64::MAX)?;
+        world.turn(writer, u64::MAX)?;
     }
     world.calm();
+    rest(world, writer)
+}
+
+fn rest(world: &mut World<'_>, writer: &mut Writer) -> Verdict {
     let until_us = world.now_us() + 60 * SECOND_US;
-    world.run_until(&mut writer, until_us)?;
-    Ok((world.trace(), world.counts(), writer.acknowledged.len()))
+    world.run_until(writer, until_us)
+}
+
+/// A world whose lives have the second pipe and do not, in turn: the notes it saw, in the end, and
+/// those that are durable.
+fn come_and_go(seed: u64) -> Result<(Vec<String>, Vec<String>), Violation> {
+    let (with, without, functions) = (stack_that_sees(), stack(), functions());
+    let mut world = World::new(&with, &functions, options(seed, EngineBugs::default()))?;
+    world.alternate(&without);
+    let mut writer = Writer::default();
+    write_all(&mut world, &mut writer)?;
+    if world.stack.pipes.len() == 1 {
+        world.crash(&mut writer)?;
+        rest(&mut world, &mut writer)?;
+    }
+    let state = &world.engine.state;
+    let queue = state.queue(state.number("queue/seen").expect("the stack that runs has it"));
+    let bodies = queue.from(0).filter_map(|(_, message)| message.body.view().as_str());
+    let mut seen: Vec<String> = bodies.map(str::to_owned).collect();
+    seen.sort();
+    Ok((seen, writer.durable.into_iter().collect()))
 }
 
 #[test]
@@ -183,6 +249,16 @@ fn a_hostile_world_loses_no_note_that_was_acknowledged() {
         crashes += counts.crashes;
     }
     assert!(crashes > 10, "{crashes}");
+}
+
+#[test]
+fn a_pipe_that_comes_and_goes_misses_no_note_and_sees_none_twice() {
+    for seed in 0..10 {
+        let (seen, durable) =
+            come_and_go(seed).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        assert!(durable.len() > 20, "seed {seed}: {}", durable.len());
+        assert_eq!(seen, durable, "seed {seed}");
+    }
 }
 
 #[test]

@@ -127,6 +127,8 @@ pub struct Counts {
 /// The world; see the module.
 pub struct World<'a> {
     pub(super) stack: &'a Stack,
+    /// Takes turns with the stack, a life each.
+    pub(super) other_stack: Option<&'a Stack>,
     pub(super) functions: &'a Functions,
     pub(super) options: WorldOptions,
     pub(super) rng: Rng,
@@ -260,6 +262,7 @@ impl<'a> World<'a> {
         let life = Life::new(rng.u64(options.frames_per_life.clone()));
         let mut world = World {
             stack,
+            other_stack: None,
             functions,
             options,
             rng,
@@ -320,6 +323,11 @@ impl<'a> World<'a> {
                 false
             }
         });
+    }
+
+    /// From the next death on, another stack and this one take turns, a life each.
+    pub fn alternate(&mut self, other: &'a Stack) {
+        self.other_stack = Some(other);
     }
 
     /// Asks before anything else happens.
@@ -584,7 +592,9 @@ impl<'a> World<'a> {
         }
         self.counts.frames += 1;
         self.life.frames += 1;
-        if self.hostile && self.life.frames + 1 >= self.life.ends_at_frame {
+        let dies_soon = self.hostile && self.life.frames + 1 >= self.life.ends_at_frame;
+        // With another stack, a test may end a life whenever it is that one's turn.
+        if dies_soon || self.other_stack.is_some() {
             self.known.remember(header.crc, self.engine.digest());
         }
         let fails = std::mem::take(&mut self.life.write_fails);

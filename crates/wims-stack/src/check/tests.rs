@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::doc::Doc;
 use crate::pattern::Pattern;
-use crate::stack::{Becomes, Redrive, Subscription, Transact};
+use crate::stack::{Becomes, Redrive, StreamStart, Subscription, Transact};
 use crate::table::{Condition, Table};
 use crate::template::Template;
 
@@ -73,7 +73,7 @@ fn queue(name: &str, dead_letters: Option<&str>) -> Queue {
 
 fn stream(batch_size: usize) -> PipeSource {
     let (table, dead_letters) = (TableRef::new("WIMS"), QueueRef::new("events-dlq"));
-    PipeSource::Stream { table, batch_size, dead_letters }
+    PipeSource::Stream { table, batch_size, start: StreamStart::Horizon, dead_letters }
 }
 
 fn pipes() -> Vec<Pipe> {

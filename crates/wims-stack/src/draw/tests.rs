@@ -180,6 +180,21 @@ fn a_digest_says_how_often_it_comes() {
 }
 
 #[test]
+fn a_new_pipe_starts_at_the_horizon_unless_declared_otherwise_and_that_is_drawn() {
+    let mut stack = stack();
+    let PipeSource::Stream { start, .. } = &mut stack.pipes[0].source else {
+        panic!("the first pipe reads the stream");
+    };
+    assert_eq!(*start, StreamStart::Horizon);
+    *start = StreamStart::Now;
+    let pipe = "  ~> pipe CDCStreamPipe (batches of 100, from now on, dead letters: events-dlq)\n";
+    assert!(text(&stack).contains(pipe), "{}", text(&stack));
+    let declared = serde_json::to_string(&stack).expect("a stack is JSON");
+    assert!(declared.contains(r#""batch_size":100,"start":"Now""#), "{declared}");
+    assert_eq!(serde_json::from_str::<Stack>(&declared).expect("and comes back"), stack);
+}
+
+#[test]
 fn what_would_break_a_mermaid_label_is_escaped() {
     let mut stack = Stack::new("wims");
     stack.apis.push(crate::stack::ApiRef::new("say \"#1\"\n<b>"));

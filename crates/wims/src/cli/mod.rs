@@ -22,6 +22,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::bench::{self, BenchCommand};
 use crate::cli::client::inventory::{self, InventoryCommand};
+use crate::cli::client::leftover::{self, LeftoverCommand};
 use crate::cli::client::log::{self, LogCommand};
 use crate::cli::client::order::{self, OrderCommand};
 use crate::cli::client::queue::{self, QueueCommand};
@@ -62,6 +63,9 @@ enum Command {
     /// Look at queues, and send dead letters back
     #[command(subcommand)]
     Queue(QueueCommand),
+    /// See and drop what the stack no longer has
+    #[command(subcommand)]
+    Leftover(LeftoverCommand),
     /// Read the log of events, once or as it grows
     #[command(subcommand)]
     Log(LogCommand),
@@ -183,6 +187,7 @@ pub fn run() -> ExitCode {
         Command::Order(command) => order::run(command),
         Command::Inventory(command) => inventory::run(command),
         Command::Queue(command) => queue::run(command),
+        Command::Leftover(command) => leftover::run(command),
         Command::Log(command) => log::run(command),
         Command::Graph(args) => stack::graph(&args),
         Command::Check(args) => stack::check(&args),

@@ -2,10 +2,10 @@
 //!
 //! Article section "CDC"; pattern: asynchronous bus. We update the table and let the pipe tell:
 //! nobody calls `sendEvent`, so a bulk correction is told too. The pipe starts at the stream's
-//! beginning, where the article's starts at "latest".
+//! horizon, where the article's starts at "latest".
 
 use wims_stack::{
-    BusRef, Pipe, PipeSource, PipeTarget, Queue, QueueRef, Stack, TableRef, TopicRef,
+    BusRef, Pipe, PipeSource, PipeTarget, Queue, QueueRef, Stack, StreamStart, TableRef, TopicRef,
 };
 
 use crate::fns::function;
@@ -38,7 +38,12 @@ impl Cdc {
         });
         stack.pipes.push(Pipe {
             name: "CDCStreamPipe".into(),
-            source: PipeSource::Stream { table: props.table, batch_size: BATCH_SIZE, dead_letters },
+            source: PipeSource::Stream {
+                table: props.table,
+                batch_size: BATCH_SIZE,
+                start: StreamStart::Horizon,
+                dead_letters,
+            },
             target: PipeTarget::Bus { bus: props.bus, enrichment: function("cdc-enrichment") },
         });
         Cdc

@@ -22,7 +22,7 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::Response;
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use http_body_util::BodyExt;
 use wims_runtime::driver::history::HistoryReader;
 use wims_runtime::driver::inbox::Client;
@@ -70,6 +70,8 @@ impl App {
             .route("/queues", get(operations::queues))
             .route("/queues/{name}/messages", get(operations::messages))
             .route("/queues/{name}/redrive", post(operations::redrive))
+            .route("/leftovers", get(operations::leftovers))
+            .route("/leftovers/{kind}/{name}", delete(operations::drop_leftover))
             .route("/logs/{name}", get(logs::read))
             .route("/healthz", get(operations::healthz))
             .route("/readyz", get(operations::readyz))
@@ -108,6 +110,7 @@ impl App {
             Some(Answer::Full { retry_after_s, reason }) => {
                 Err(Problem::unavailable(reason, retry_after_s))
             }
+            Some(Answer::Refused(refusal)) => Err(refusal.into()),
             Some(answer) => Ok(answer),
             None => Err(busy()),
         }

@@ -1,4 +1,4 @@
-//! What operators ask: queues, dead letters, health, metrics.
+//! What operators ask: queues, dead letters, leftovers, health, metrics.
 
 use std::fmt::Write;
 
@@ -7,12 +7,12 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use wims_runtime::histogram::Histogram;
-use wims_runtime::io::{Answer, MessageRow, PipeRow, Query, QueueRow, Status};
+use wims_runtime::io::{Answer, LeftoverRow, MessageRow, PipeRow, Query, QueueRow, Status};
 use wims_stack::Doc;
 
 use crate::http::problem::Problem;
 use crate::http::query::{PathParameters, QueryString, page_limit};
-use crate::http::{App, json_reply, odd, read_optional_fields};
+use crate::http::{App, json_reply, odd, read_optional_fields, refuse_idempotency_key};
 
 /// Messages a redrive moves, at most; the engine's own bound.
 const REDRIVE_MAX: i64 = 10_000;
@@ -32,6 +32,7 @@ fn list_reply<T: Serialize>(items: Vec<T>, next: Option<String>) -> Response {
 #[serde(rename_all = "camelCase")]
 struct QueueView {
     name: String,
+    declared: bool,
     messages: usize,
     in_flight: usize,
     delayed: usize,
@@ -42,6 +43,7 @@ impl From<QueueRow> for QueueView {
     fn from(row: QueueRow) -> QueueView {
         QueueView {
             name: row.name,
+            declared: row.declared,
             messages: row.messages,
             in_flight: row.in_flight,
             delayed: row.delayed,
@@ -120,6 +122,48 @@ pub async fn redrive(
     let Answer::Moved(moved) = app.query(query).await? else { return Err(odd()) };
     let moved = moved.ok_or_else(|| Problem::not_found(format!("there is no queue {name}")))?;
     Ok(json_reply(StatusCode::OK, format!(r#"{{"moved":{moved},"dryRun":{dry_run}}}"#)))
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct LeftoverView {
+    name: String,
+    messages: usize,
+    executions: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seen_up_to: Option<u64>,
+    journal_bytes: u64,
+}
+
+impl From<LeftoverRow> for LeftoverView {
+    fn from(row: LeftoverRow) -> LeftoverView {
+        LeftoverView {
+            name: row.name,
+            messages: row.messages,
+            executions: row.executions,
+            seen_up_to: row.seen_up_to,
+            journal_bytes: row.journal_bytes,
+        }
+    }
+}
+
+/// `GET /leftovers`: what the stack no longer has and something is kept for.
+pub async fn leftovers(State(app): State<App>) -> Result<Response, Problem> {
+    let Answer::Leftovers(rows) = app.query(Query::Leftovers).await? else { return Err(odd()) };
+    Ok(list_reply(rows.into_iter().map(LeftoverView::from).collect(), None))
+}
+
+/// `DELETE /leftovers/{kind}/{name}`: what is kept for it is gone, as it is told.
+pub async fn drop_leftover(
+    State(app): State<App>,
+    PathParameters((kind, name)): PathParameters<(String, String)>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    refuse_idempotency_key(&headers)?;
+    let query = Query::Drop { name: format!("{kind}/{name}") };
+    let Answer::Dropped(row) = app.query(query).await? else { return Err(odd()) };
+    let dropped = serde_json::to_string(&LeftoverView::from(row)).expect("a leftover is JSON");
+    Ok(json_reply(StatusCode::OK, dropped))
 }
 
 /// `GET /healthz`: the process is there.

@@ -137,7 +137,8 @@ impl Books {
             | Record::SweepEnded { .. }
             | Record::SweptMessage(_)
             | Record::LastId { .. }
-            | Record::Historied { .. } => Ok(()),
+            | Record::Historied { .. }
+            | Record::Dropped { .. } => Ok(()),
         }
     }
 

@@ -282,6 +282,8 @@ impl Workload {
             Answer::Queues(_)
             | Answer::Messages(_)
             | Answer::Moved(_)
+            | Answer::Leftovers(_)
+            | Answer::Dropped(_)
             | Answer::Durable(_)
             | Answer::Status(_) => None,
         }

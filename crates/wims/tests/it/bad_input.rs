@@ -58,6 +58,7 @@ fn an_idempotency_key_is_refused_rather_than_ignored() {
         (Method::PUT, "/inventory/SMALL/X", r#"{"productName":"Small"}"#),
         (Method::POST, "/inventory/MACGUFFIN/LX/receipts", r#"{"quantity":1}"#),
         (Method::POST, "/queues/payments-dlq/redrive", ""),
+        (Method::DELETE, "/leftovers/queue/nobody", ""),
     ];
     for (method, path, body) in writing {
         let request = client.request(method, server.url(path)).header("idempotency-key", "abc");

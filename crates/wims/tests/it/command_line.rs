@@ -86,8 +86,9 @@ fn the_help_of_every_command_has_an_example() {
         seen.insert(path.trim().to_owned());
     }
     let known = "serve,payments-sandbox,order create,order get,order list,order ship,inventory \
-        get,inventory list,inventory put,inventory receive,queue list,queue peek,queue redrive,log \
-        show,log tail,graph,check,simulate,bench load,bench article,bench engine";
+        get,inventory list,inventory put,inventory receive,queue list,queue peek,queue redrive,\
+        leftover list,leftover drop,log show,log tail,graph,check,simulate,bench load,bench \
+        article,bench engine";
     let unseen: Vec<&str> = known.split(',').filter(|command| !seen.contains(*command)).collect();
     assert!(unseen.is_empty(), "{unseen:?} are not among {seen:?}");
 }
@@ -233,6 +234,8 @@ fn what_is_not_there_or_is_refused_is_told_in_the_servers_words() {
         ("inventory receive NO/ITEM 5", "there is no item NO/ITEM"),
         ("queue peek nobody", "there is no queue nobody"),
         ("queue redrive nobody", "there is no queue nobody"),
+        ("leftover drop queue/nobody", "there is no leftover queue/nobody"),
+        ("leftover drop queue/payments-queue", "queue/payments-queue is in the stack that runs"),
         ("log show nobody", "there is no log nobody"),
         ("log tail nobody --follow", "there is no log nobody"),
     ];

@@ -21,6 +21,21 @@ pub fn serve(name: &str, stack: &Value, more: &[&str]) -> Server {
     Server::in_folder(folder, &arguments)
 }
 
+/// Stops a server and starts it again with this stack.
+fn restart(server: Server, stack: &Value) -> Server {
+    let path = server.folder.join("stack.json");
+    std::fs::write(&path, stack.to_string()).expect("written");
+    server.restart(&[&format!("--stack={}", path.display())])
+}
+
+/// The names of what the stack no longer has.
+fn leftovers(server: &Server) -> Vec<String> {
+    let (status, page) = server.get("/leftovers");
+    assert_eq!(status, 200, "{page}");
+    let rows = page["items"].as_array().expect("rows").iter();
+    rows.map(|row| row["name"].as_str().expect("a name").to_owned()).collect()
+}
+
 /// A rule of the stack, by name.
 pub fn rule<'a>(stack: &'a mut Value, name: &str) -> &'a mut Value {
     let rules = stack["rules"].as_array_mut().expect("rules");
@@ -70,6 +85,76 @@ fn a_rule_pointed_at_another_queue_sends_there() {
     let (_, page) = server.get("/queues/elsewhere/messages");
     assert_eq!(page["items"][0]["body"]["orderId"], order.as_str());
     assert_eq!(server.get("/inventory").1["quantity"], 1_000_000);
+}
+
+/// The stack without its stream pipe.
+fn without_cdc(stack: &Value) -> Value {
+    let mut stack = stack.clone();
+    let pipes = stack["pipes"].as_array_mut().expect("pipes");
+    pipes.retain(|pipe| pipe["name"] != "CDCStreamPipe");
+    stack
+}
+
+const CDC: &str = "pipe/CDCStreamPipe";
+
+#[test]
+fn a_pipe_taken_out_of_the_stack_and_put_back_goes_on_where_it_was() {
+    let stack = declaration();
+    let server = serve("away", &stack, &[]);
+    let before = server.order("1", 1);
+    server.await_status(&before, "READY");
+    assert!(leftovers(&server).is_empty());
+
+    let server = restart(server, &without_cdc(&stack));
+    assert!(server.log().contains("the stack does not have it"), "{}", server.log());
+    let away = server.order("2", 1);
+    assert_eq!(leftovers(&server), [CDC]);
+    let (_, order) = server.get(&format!("/orders/{away}"));
+    assert_eq!(order["inventoryStatus"], "UNRESERVED");
+
+    let server = restart(server, &stack);
+    server.await_status(&away, "READY");
+    assert!(leftovers(&server).is_empty());
+    assert_eq!(server.get("/inventory").1["reserved"], 2);
+}
+
+#[test]
+fn what_the_stack_no_longer_has_is_listed_and_dropped_by_name() {
+    let stack = declaration();
+    let server = serve("leftovers", &stack, &[]);
+    let before = server.order("1", 1);
+    server.await_status(&before, "READY");
+    let server = restart(server, &without_cdc(&stack));
+    let missed = server.order("2", 1);
+    let url = server.process.url.clone();
+    let told = |arguments: &[&str]| wims(&[arguments, &["--url", url.as_str()]].concat());
+    let listed = told(&["leftover", "list"]);
+    assert!(listed.stdout.starts_with("LEFTOVER "), "{}{}", listed.stdout, listed.stderr);
+    assert!(listed.stdout.contains(CDC), "{}", listed.stdout);
+
+    let delete = |path: &str| server.send(reqwest::Method::DELETE, path, "");
+    let (status, problem) = delete("/leftovers/pipe/PaymentsPipe");
+    assert_eq!(status, 409, "{problem}");
+    let detail = problem["detail"].as_str().unwrap_or_default();
+    assert!(detail.starts_with("pipe/PaymentsPipe is in the stack"), "{problem}");
+    assert_eq!(delete("/leftovers/pipe/nobody").0, 404);
+    let dropped = told(&["leftover", "drop", CDC]);
+    assert_eq!(dropped.stdout, format!("{CDC} is dropped\n"), "{}", dropped.stderr);
+    assert_eq!(delete(&format!("/leftovers/{CDC}")).0, 404, "it is gone");
+    assert!(leftovers(&server).is_empty());
+
+    let server = restart(server, &without_cdc(&stack));
+    assert!(leftovers(&server).is_empty());
+    // Back from now on, it is told nothing of what was before.
+    let mut from_now = stack;
+    let pipes = from_now["pipes"].as_array_mut().expect("pipes");
+    let pipe = pipes.iter_mut().find(|pipe| pipe["name"] == "CDCStreamPipe");
+    pipe.expect("the pipe is there")["source"]["Stream"]["start"] = "Now".into();
+    let server = restart(server, &from_now);
+    let after = server.order("3", 1);
+    server.await_status(&after, "READY");
+    let (_, order) = server.get(&format!("/orders/{missed}"));
+    assert_eq!(order["inventoryStatus"], "UNRESERVED");
 }
 
 #[test]

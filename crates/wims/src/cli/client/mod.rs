@@ -8,6 +8,7 @@
 
 mod event;
 pub mod inventory;
+pub mod leftover;
 pub mod log;
 pub mod order;
 pub mod queue;
@@ -106,6 +107,10 @@ impl Server {
 
     async fn put(&self, path: &[&str], body: &Value) -> Result<Reply, Failure> {
         self.ask(Method::PUT, path, &[], Some(body)).await
+    }
+
+    async fn delete(&self, path: &[&str]) -> Result<Reply, Failure> {
+        self.ask(Method::DELETE, path, &[], None).await
     }
 
     async fn ask(

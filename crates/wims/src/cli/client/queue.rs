@@ -26,7 +26,8 @@ const REASON_CHARS_MAX: usize = 60;
 pub enum QueueCommand {
     /// List the queues and how much waits in each
     #[command(after_help = "Example:\n  wims queue list\n\nMESSAGES are those that could be \
-        received now; those IN FLIGHT are being worked on; those DELAYED come back later.")]
+        received now; those IN FLIGHT are being worked on; those DELAYED come back later. A \
+        queue that the stack no longer has is marked; see wims leftover.")]
     List(ServerArgs),
     /// Look at messages of a queue, without receiving them
     #[command(after_help = "Example:\n  wims queue peek payments-dlq --limit 10\n\nREASON says \
@@ -104,6 +105,9 @@ fn queue_row(queue: &Value) -> Vec<String> {
         .iter()
         .map(|name| cell(&queue[*name]))
         .collect();
+    if queue["declared"] == false {
+        row[0].push_str(" [not declared]");
+    }
     let is_empty =
         ["messages", "inFlight", "delayed"].iter().all(|name| queue[*name].as_u64() == Some(0));
     let oldest = queue["oldestAgeSeconds"].as_u64().filter(|_| !is_empty).map(Duration::from_secs);
@@ -162,12 +166,21 @@ mod tests {
     fn an_empty_queue_has_no_oldest_message() {
         let queue = |messages: u64| {
             queue_row(&json!({
-                "name": "payments-queue", "messages": messages, "inFlight": 0, "delayed": 0,
-                "oldestAgeSeconds": 61
+                "name": "payments-queue", "declared": true, "messages": messages, "inFlight": 0,
+                "delayed": 0, "oldestAgeSeconds": 61
             }))
         };
         assert_eq!(queue(2), ["payments-queue", "2", "0", "0", "1m 1s"]);
         assert_eq!(queue(0), ["payments-queue", "0", "0", "0", "-"]);
+    }
+
+    #[test]
+    fn a_queue_that_the_stack_does_not_have_is_marked() {
+        let row = queue_row(&json!({
+            "name": "old-queue", "declared": false, "messages": 3, "inFlight": 0, "delayed": 0,
+            "oldestAgeSeconds": 61
+        }));
+        assert_eq!(row, ["old-queue [not declared]", "3", "0", "0", "1m 1s"]);
     }
 
     #[test]

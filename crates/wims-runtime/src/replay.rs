@@ -1,0 +1,97 @@
+//! Replay: the journal becomes the state it ends with, by the same `apply` that made it.
+//!
+//! Promise: the state is the live one at the last durable frame, and its stream has every change
+//! that a declared consumer has not seen, as far back as the journal goes. It deliberately
+//! counts on nothing that the stack before this one declared.
+
+use wims_stack::Stack;
+
+use crate::record::{Entry, Record};
+use crate::recovery::{Recovered, Recovery, RecoveryBugs, RecoveryError, SegmentStore};
+use crate::state::State;
+
+/// Recovers the journal in `store` into a state of `stack`.
+///
+/// Where recovery starts was written when another stack may have run. A consumer that is new, or
+/// was away, may need older changes; one that was dropped and is back needs changes that its old
+/// cursors let go of. Then the journal is read a second time, which is sound from anywhere: records
+/// have absolute values, and all that follow are read too.
+///
+/// # Errors
+/// When the journal must not be used; nothing was changed then.
+pub fn replay(
+    stack: &Stack,
+    store: &mut impl SegmentStore,
+    bugs: RecoveryBugs,
+) -> Result<(Recovered, State), RecoveryError> {
+    let mut recovery = Recovery::begin(store, bugs)?;
+    let mut replay = Replay::of(stack);
+    recovery.read(store, |entry| replay.apply(entry))?;
+    let mut state = replay.finish();
+    let unseen = state.unseen_from();
+    if !recovery.reaches(unseen) || state.has_let_go(unseen) {
+        // Two of them may be more than the memory holds.
+        drop(state);
+        let mut replay = Replay::of(stack);
+        replay.state.hold_from(unseen);
+        recovery.read_from(store, unseen, |entry| replay.apply(entry))?;
+        state = replay.finish();
+        state.hold_from(u64::MAX);
+    }
+    Ok((recovery.finish(store)?, state))
+}
+
+/// Applies what is read. A reading that starts in the middle meets records whose resources are
+/// named only by the sweep that follows, so these wait for the names.
+struct Replay {
+    state: State,
+    waiting: Vec<Entry>,
+    named: bool,
+    sweep_seen: bool,
+}
+
+impl Replay {
+    fn of(stack: &Stack) -> Replay {
+        let state = State::new(stack);
+        Replay { state, waiting: Vec::new(), named: false, sweep_seen: false }
+    }
+
+    /// Takes the next record.
+    fn apply(&mut self, entry: Entry) {
+        if entry.seq == 1 {
+            self.named = true;
+        }
+        if self.named {
+            return self.state.apply(entry);
+        }
+        match &entry.record {
+            Record::SweepBegan => {
+                self.sweep_seen = true;
+                self.waiting.push(entry);
+            }
+            Record::Named(_) => self.state.apply(entry),
+            // The first record behind the names: all that waited is older.
+            _ if self.sweep_seen => {
+                self.apply_waiting();
+                self.state.apply(entry);
+            }
+            _ => self.waiting.push(entry),
+        }
+    }
+
+    fn apply_waiting(&mut self) {
+        self.named = true;
+        let seq = self.state.seq;
+        self.waiting.drain(..).for_each(|entry| self.state.apply(entry));
+        self.state.seq = self.state.seq.max(seq);
+    }
+
+    /// Everything was read.
+    fn finish(mut self) -> State {
+        self.apply_waiting();
+        self.state
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,111 @@
+//! Where a new pipe starts, and that recovery goes back as far as that.
+
+use wims_stack::{Log, LogRef, StreamStart};
+
+use super::*;
+use crate::quiet::{Quiet, functions, numbers, stack_with};
+use crate::record::Change;
+use crate::sim::disk::SimDisk;
+
+/// Small, so that sweeps come soon.
+const SEGMENT_BYTES: u64 = 256 << 10;
+
+/// [`stack_with`] and a log for which the journal keeps all its segments.
+fn logged(second: Option<StreamStart>) -> Stack {
+    let mut stack = stack_with(second);
+    stack.logs.push(Log { name: LogRef::new("l"), retention_ms: 86_400_000 });
+    stack
+}
+
+/// The keys of all new items that the journal has, oldest first.
+fn in_journal(disk: &SimDisk) -> Vec<String> {
+    let (mut disk, mut keys) = (disk.clone(), Vec::new());
+    let recovery = Recovery::begin(&mut disk, RecoveryBugs::default());
+    let read = recovery.expect("it is sound").read_from(&mut disk, 1, |entry| {
+        if let Record::Change(Change { old: None, new: Some(item), .. }) = &entry.record {
+            keys.extend(item.str("sk").map(str::to_owned));
+        }
+    });
+    read.expect("it is sound");
+    keys
+}
+
+#[test]
+fn a_new_pipe_that_starts_now_sees_nothing_old_and_everything_new() {
+    let (without, with) = (stack_with(None), stack_with(Some(StreamStart::Now)));
+    let mut quiet = Quiet::start(&without, &functions());
+    quiet.put_all(numbers(0..5));
+    let quiet = quiet.restart(&with, &functions());
+    assert!(quiet.texts("seen").is_empty());
+    // It is known from its first start on, though it has seen nothing yet.
+    let mut quiet = quiet.restart(&without, &functions());
+    quiet.put_all(numbers(5..7));
+    assert!(quiet.texts("seen").is_empty());
+    let mut quiet = quiet.restart(&with, &functions());
+    assert_eq!(quiet.texts("seen"), numbers(5..7));
+    quiet.put_all(numbers(7..9));
+    let mut quiet = quiet.restart(&with, &functions());
+    quiet.put_all(numbers(9..10));
+    assert_eq!(quiet.texts("seen"), numbers(5..10));
+    assert_eq!(quiet.texts("noted"), numbers(0..10));
+}
+
+#[test]
+fn a_new_pipe_that_starts_at_the_horizon_sees_everything_though_sweeps_have_passed() {
+    let (without, with) = (logged(None), logged(Some(StreamStart::Horizon)));
+    let mut quiet = Quiet::with_segments_of(SEGMENT_BYTES, &without, &functions());
+    let next = quiet.put_until_swept(0, 2);
+    assert!(quiet.engine.needed().recover_from > 1, "recovery alone would not go back so far");
+    let quiet = quiet.restart(&with, &functions());
+    assert_eq!(quiet.texts("seen"), numbers(0..next));
+    let mut quiet = quiet.restart(&with, &functions());
+    quiet.put_all(numbers(next..next + 2));
+    assert_eq!(quiet.texts("seen"), numbers(0..next + 2));
+    assert_eq!(quiet.texts("noted"), numbers(0..next + 2));
+}
+
+#[test]
+fn the_horizon_is_the_oldest_change_that_the_journal_still_has() {
+    let (without, with) = (stack_with(None), stack_with(Some(StreamStart::Horizon)));
+    let mut quiet = Quiet::with_segments_of(SEGMENT_BYTES, &without, &functions());
+    let next = quiet.put_until_swept(0, 2);
+    let kept = in_journal(&quiet.disk);
+    assert!(!kept.is_empty() && kept.len() < next as usize, "{} of {next}", kept.len());
+    let quiet = quiet.restart(&with, &functions());
+    assert_eq!(quiet.texts("seen"), kept);
+}
+
+#[test]
+fn a_pipe_that_was_dropped_and_is_back_at_the_horizon_sees_again_what_it_had_seen() {
+    let (without, with) = (logged(None), logged(Some(StreamStart::Horizon)));
+    let mut quiet = Quiet::with_segments_of(SEGMENT_BYTES, &with, &functions());
+    let next = quiet.put_until_swept(0, 2);
+    let mut quiet = quiet.restart(&without, &functions());
+    quiet.ask(crate::io::Query::Drop { name: "pipe/second".into() });
+    let quiet = quiet.restart(&with, &functions());
+    let twice = [numbers(0..next), numbers(0..next)].concat();
+    assert_eq!(quiet.texts("seen"), twice);
+    // Its old cursors are still in the journal; they count no more after a crash either.
+    let quiet = quiet.restart(&with, &functions());
+    assert_eq!(quiet.texts("seen"), twice);
+    assert_eq!(quiet.texts("noted"), numbers(0..next));
+}
+
+#[test]
+fn a_pipe_that_has_seen_all_needs_no_second_reading_however_long_nothing_changes() {
+    let stack = logged(Some(StreamStart::Horizon));
+    let mut quiet = Quiet::with_segments_of(SEGMENT_BYTES, &stack, &functions());
+    let next = quiet.put_until_swept(0, 1);
+    let of_last_change = quiet.engine.journal.current_segment();
+    // Each life owes a sweep for the segments it finds; nothing else is written.
+    for _ in 0..10 {
+        quiet = quiet.restart(&stack, &functions());
+        quiet.pass_ms(100);
+    }
+    assert!(quiet.engine.needed().recover_from > of_last_change);
+    let mut recovery = Recovery::begin(&mut quiet.disk, RecoveryBugs::default()).expect("sound");
+    let mut replay = Replay::of(&stack);
+    recovery.read(&mut quiet.disk, |entry| replay.apply(entry)).expect("it is sound");
+    assert!(recovery.reaches(replay.finish().unseen_from()));
+    assert_eq!(quiet.texts("seen"), numbers(0..next));
+}
