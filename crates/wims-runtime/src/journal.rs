@@ -14,23 +14,6 @@ pub const FRAME_BYTES_SOFT_MAX: usize = 1 << 20;
 /// Segments kept prepared; the last of them is the reserve for answers to calls already made.
 pub const PREPARED_SEGMENTS: usize = 3;
 
-/// What the journal wants done.
-#[derive(Debug, PartialEq, Eq)]
-pub enum JournalWork {
-    /// Write this frame and make it durable.
-    Write(FrameWrite),
-    /// Create a zero-filled segment.
-    Prepare {
-        /// Its number.
-        segment: u64,
-    },
-    /// Remove a segment nobody needs.
-    Remove {
-        /// Its number.
-        segment: u64,
-    },
-}
-
 /// A frame on its way to the disk.
 #[derive(Debug, PartialEq, Eq)]
 pub struct FrameWrite {

@@ -360,7 +360,10 @@ impl Compiler<'_> {
             let PipeSource::Stream { table, batch_size, start, dead_letters } = &pipe.source else {
                 continue;
             };
-            let PipeTarget::Bus { bus, enrichment } = &pipe.target else { continue };
+            let PipeTarget::Bus { bus, enrichment } = &pipe.target else {
+                self.errors.push(format!("pipe/{} leads a stream to no bus", pipe.name));
+                continue;
+            };
             let Some(Function::Enrich(enrich)) = self.functions.get(enrichment) else {
                 self.no_function(enrichment, "enrichment");
                 continue;
@@ -381,8 +384,9 @@ impl Compiler<'_> {
     fn apis(&mut self) -> Vec<ApiPlan> {
         let mut apis = Vec::new();
         for pipe in &self.stack.pipes {
-            let (PipeSource::Queue(queue), PipeTarget::Api(target)) = (&pipe.source, &pipe.target)
-            else {
+            let PipeSource::Queue(queue) = &pipe.source else { continue };
+            let PipeTarget::Api(target) = &pipe.target else {
+                self.errors.push(format!("pipe/{} leads a queue to no API", pipe.name));
                 continue;
             };
             let (prepare, outcome) =

@@ -207,6 +207,11 @@ impl<'a> Checker<'a> {
             }
             PipeTarget::Api(api) => self.api_target(&at, api),
         }
+        match (&pipe.source, &pipe.target) {
+            (PipeSource::Stream { .. }, PipeTarget::Bus { .. })
+            | (PipeSource::Queue(_), PipeTarget::Api(_)) => {}
+            _ => self.error(&at, "goes from a stream to a bus, or from a queue to an API"),
+        }
     }
 
     /// What a pipe cannot deliver goes where its queue says.

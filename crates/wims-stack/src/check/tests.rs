@@ -335,6 +335,18 @@ fn a_message_stays_hidden_longer_than_a_call_may_take() {
 }
 
 #[test]
+fn a_pipe_goes_from_a_stream_to_a_bus_or_from_a_queue_to_an_api() {
+    let ways = "goes from a stream to a bus, or from a queue to an API";
+    for [here, there] in [[0, 1], [1, 0]] {
+        let name = ["CDCStreamPipe", "PaymentsPipe"][here];
+        let found = lines(&findings(|stack| {
+            stack.pipes[here].target = stack.pipes[there].target.clone();
+        }));
+        assert!(found.contains(&format!("error pipe/{name}: {ways}")), "{found:?}");
+    }
+}
+
+#[test]
 fn limits_have_a_floor_and_a_ceiling() {
     finds("error pipe/PaymentsPipe: burst is zero", |stack| api(stack).burst = 0);
     finds("error pipe/PaymentsPipe: rate of 0 a second moves nothing", |stack| {
