@@ -48,25 +48,35 @@ impl Engine {
         Some(self.positions[at])
     }
 
-    /// Lets every stream pipe see the changes it has not seen, as far as the frame has room.
+    /// Lets every stream pipe see the changes it has not seen, as far as the frame has room; a batch
+    /// each in turn, so that one that is far behind holds up no other.
     pub(crate) fn run_streams(&mut self, plan: &Plan) {
-        for (at, stream) in plan.streams.iter().enumerate() {
-            let before = self.positions[at];
-            while self.journal.has_room() {
-                let batch = self.next_batch(stream, self.positions[at]);
-                let Some(last) = batch.last() else {
-                    // What is left are changes of other tables.
-                    let last = self.state.stream.back();
-                    self.positions[at] = last.map_or(before, |change| change.seq.max(before));
-                    break;
-                };
-                self.positions[at] = last.seq;
-                self.enrich(plan, stream, &batch);
+        let before = self.positions.clone();
+        let mut is_behind = true;
+        while is_behind && self.journal.has_room() {
+            is_behind = false;
+            for (at, stream) in plan.streams.iter().enumerate() {
+                is_behind |= self.run_batch(plan, stream, at);
             }
-            if self.positions[at] != before && !self.options.bugs.cursor_apart {
+        }
+        for (at, stream) in plan.streams.iter().enumerate() {
+            if self.positions[at] != before[at] && !self.options.bugs.cursor_apart {
                 self.write_cursor(stream, self.positions[at]);
             }
         }
+    }
+
+    /// Lets a stream pipe see a batch; whether there may be more.
+    fn run_batch(&mut self, plan: &Plan, stream: &StreamPlan, at: usize) -> bool {
+        let batch = self.next_batch(stream, self.positions[at]);
+        let Some(last) = batch.last() else {
+            // What is left are changes of other tables.
+            self.positions[at] = self.positions[at].max(self.last_change());
+            return false;
+        };
+        self.positions[at] = last.seq;
+        self.enrich(plan, stream, &batch);
+        true
     }
 
     /// The planted bug: cursors of an earlier step, written apart from their effects.

@@ -108,7 +108,7 @@ fn key(item: &Item) -> (&str, &str) {
 
 fn hash_items(state: &State, table: u16) -> u64 {
     let items = state.table(table);
-    let closed: BTreeSet<_> = items.closed_after(0).map(key).collect();
+    let closed: BTreeSet<_> = items.closed().map(key).collect();
     let mut open: Vec<&Item> = items.iter().filter(|item| !closed.contains(&key(item))).collect();
     open.sort_by(|a, b| key(a).cmp(&key(b)));
     hashed(|to| {

@@ -30,6 +30,8 @@ use crate::transact::TransactFailure;
 pub const CHANGE_LAG_MAX: usize = 100_000;
 /// Bytes of a segment unless configured otherwise.
 pub const SEGMENT_BYTES: u64 = 64 << 20;
+/// Segments removed in one step, at most.
+const REMOVED_MAX: usize = 8;
 /// An idle journal is closed with an empty frame after this long.
 const CLOSE_AFTER_MS: u64 = 500;
 
@@ -118,6 +120,8 @@ pub struct Engine {
     held: VecDeque<(u64, Output)>,
     in_flight_seq: u64,
     pub(crate) stopwatch: Stopwatch,
+    /// Requests that were carried out in this step.
+    calls: u64,
     pub(crate) api_pipes: Vec<ApiPipe>,
     pub(crate) mails: Mails,
     pub(crate) sweep: Sweep,
@@ -146,7 +150,8 @@ impl Engine {
         let names = resource_names(stack);
         let planned = |name: &str| names.iter().position(|n| n == name).map(|at| at as u16);
         compile(stack, functions, &planned)?;
-        let (recovered, mut state) = replay(stack, store, options.bugs.recovery)?;
+        let (recovered, mut state) =
+            replay(stack, store, options.bugs.recovery, options.memory_max)?;
         let slept_ms = now.wall_ms.saturating_sub(recovered.last_wall_ms);
         state.clock_ms = recovered.last_clock_ms + if recovered.frames > 0 { slept_ms } else { 0 };
         // A journal keeps the segment size it began with.
@@ -164,6 +169,7 @@ impl Engine {
             held: VecDeque::new(),
             in_flight_seq: 0,
             stopwatch: Stopwatch::new(recovered.end.last_seq + 1),
+            calls: 0,
             api_pipes: Vec::new(),
             mails: Mails::default(),
             sweep: Sweep::default(),
@@ -194,6 +200,7 @@ impl Engine {
             self.positions.push(at);
         }
         self.plan = Arc::new(plan);
+        self.state.find_closed();
         self.appear_everywhere();
         self.start_api_pipes();
         self.release_held();
@@ -210,34 +217,38 @@ impl Engine {
         if self.options.bugs.cursor_apart {
             self.write_late_cursors(&self.plan.clone());
         }
-        let (mut left, mut calls) = (Vec::new(), 0);
+        let mut left = Vec::new();
         for input in inputs.drain(..) {
             let is_request = input.ticket().is_some();
             if is_request && !self.journal.has_room() && !self.journal.is_stuck() {
                 left.push(input);
             } else {
-                calls += u64::from(matches!(input, Input::Call { .. }));
                 self.take(input, outputs, now.mono_us);
             }
         }
         *inputs = left;
-        if calls > 0 {
-            self.stopwatch.took(now.mono_us, calls, self.last_change());
-        }
+        self.stopwatch.took(now.mono_us, std::mem::take(&mut self.calls), self.last_change());
         let plan = self.plan.clone();
         self.wake_executions(&plan);
+        // First what is outside: a stream with much to catch up fills every frame.
+        self.pump_outside(&plan);
         self.run_streams(&plan);
-        // The last segment is for what comes of calls already made.
-        if self.journal.admits() {
-            self.pump_api_pipes(&plan);
-            self.pump_mails(&plan);
-        }
+        self.pump_outside(&plan);
         self.run_streams(&plan);
         self.run_sweep();
         self.note_ids();
         self.feed_history();
         self.submit(outputs, now.mono_us);
         self.release(outputs);
+    }
+
+    /// Hands out calls and mails.
+    fn pump_outside(&mut self, plan: &Plan) {
+        // The last segment is for what comes of calls already made.
+        if self.journal.admits() {
+            self.pump_api_pipes(plan);
+            self.pump_mails(plan);
+        }
     }
 
     /// When the next step is due without any input, in microseconds of monotonic time.
@@ -252,7 +263,9 @@ impl Engine {
         let others = [wakes, close, retry, history, self.mails_due_ms(), self.pipes_due_ms()];
         // What was due until now was done in this step, or waits for a completion.
         let due_ms = appears.chain(others.into_iter().flatten()).filter(|at| *at > clock_ms).min();
-        let by_clock = due_ms.map(|at| self.now.mono_us + (at - clock_ms) * 1_000);
+        let removal_ms = self.journal.removable_in_ms(self.keep_after_ms());
+        let in_ms = [due_ms.map(|at| at - clock_ms), removal_ms].into_iter().flatten().min();
+        let by_clock = in_ms.map(|ms| self.now.mono_us + ms * 1_000);
         if !self.journal.has_room() {
             return by_clock;
         }
@@ -261,6 +274,11 @@ impl Engine {
             return [by_clock, more].into_iter().flatten().min();
         }
         [by_clock, self.tokens_due_us(), self.sweep_due_us(), more].into_iter().flatten().min()
+    }
+
+    /// Wall time after which the logs of the stack keep everything.
+    fn keep_after_ms(&self) -> u64 {
+        self.now.wall_ms.saturating_sub(self.plan.log_retention_ms)
     }
 
     /// Whether work is left that this step's budget did not cover.
@@ -272,7 +290,7 @@ impl Engine {
     }
 
     /// The last change that some consumer of the stream has not seen; 0 when there is none.
-    fn last_change(&self) -> u64 {
+    pub(crate) fn last_change(&self) -> u64 {
         self.state.stream.back().map_or(0, |change| change.seq)
     }
 
@@ -356,6 +374,7 @@ impl Engine {
         match input {
             Input::Call { ticket, route, arguments, history, trace } => {
                 let answer = self.call(route, &arguments, history.as_ref(), trace);
+                self.calls += u64::from(matches!(answer, Answer::Done(_)));
                 self.reply(ticket, answer, outputs);
             }
             Input::Query { ticket, query } => {
@@ -494,8 +513,9 @@ impl Engine {
         {
             outputs.push(Output::Prepare { segment });
         }
-        let keep_after_ms = self.now.wall_ms.saturating_sub(self.plan.log_retention_ms);
-        if let Some(segment) = self.journal.remove(keep_after_ms) {
+        let keep_after_ms = self.keep_after_ms();
+        for _ in 0..REMOVED_MAX {
+            let Some(segment) = self.journal.remove(keep_after_ms) else { break };
             outputs.push(Output::Remove { segment });
         }
     }

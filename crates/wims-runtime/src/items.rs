@@ -38,6 +38,11 @@ impl Item {
         Item { key: Key::of(&doc), doc, created, changed }
     }
 
+    /// Partition and sort key.
+    pub fn key(&self) -> (String, String) {
+        (as_text(self.pk()), as_text(self.sk()))
+    }
+
     fn pk(&self) -> &[u8] {
         self.key.pk(&self.doc)
     }
@@ -165,13 +170,23 @@ impl Items {
         }
     }
 
-    /// The next closed item that changed at or before `seq`, to be handed to history; those
-    /// after `after` only.
-    pub fn closed_after(&self, after: u64) -> impl Iterator<Item = &Item> {
-        let start = self.closed.partition_point(|(seq, _)| *seq <= after);
-        self.closed.range(start..).filter_map(|(seq, slot)| {
+    /// Closed items that history does not hold yet, by when they closed.
+    pub fn closed(&self) -> impl Iterator<Item = &Item> {
+        self.closed.iter().filter_map(|(seq, slot)| {
             self.slots.get(*slot as usize).filter(|item| item.changed == *seq)
         })
+    }
+
+    /// Takes every closed item for one that history may lack, whatever it was told before: what
+    /// counts as closed may be declared otherwise than in the life before.
+    pub fn find_closed(&mut self) {
+        self.closed.clear();
+        for slot in 0..self.slots.count() {
+            if self.slots.get(slot).is_some() {
+                self.note_closed(u32::try_from(slot).expect("slots are 32 bits"));
+            }
+        }
+        self.closed.make_contiguous().sort_unstable();
     }
 
     /// Prefixes of partition keys whose changes are not in the stream.
@@ -190,16 +205,17 @@ impl Items {
         self.closed.len()
     }
 
-    /// Drops closed items that changed at or before `seq`: history holds them.
-    pub fn evict(&mut self, seq: u64) {
-        while let Some((closed, slot)) = self.closed.front().copied() {
-            if closed > seq {
-                return;
-            }
+    /// What closed up to a sequence needs to be brought to history no more.
+    pub fn note_historied(&mut self, seq: u64) {
+        while self.closed.front().is_some_and(|(closed, _)| *closed <= seq) {
             self.closed.pop_front();
-            if self.slots.get(slot as usize).is_some_and(|item| item.changed == closed) {
-                self.remove(slot);
-            }
+        }
+    }
+
+    /// Lets go of an item that history holds.
+    pub fn archive(&mut self, pk: &str, sk: &str) {
+        if let Some(slot) = self.slot_of(pk.as_bytes(), sk.as_bytes()) {
+            self.remove(slot);
         }
     }
 
@@ -435,10 +451,11 @@ mod tests {
         let mut items = items();
         let doc = order("a", "SHIPPED");
         items.set(&doc.clone(), Some(doc), 1, 5);
-        assert_eq!(items.closed_after(0).count(), 1);
-        items.evict(4);
-        assert_eq!(items.len(), 1);
-        items.evict(5);
+        assert_eq!(items.closed().count(), 1);
+        items.note_historied(4);
+        assert_eq!((items.len(), items.closed_waiting()), (1, 1));
+        items.archive("CUSTOMER#1", "a");
+        items.note_historied(5);
         assert_eq!((items.len(), items.closed_waiting()), (0, 0));
         assert!(items.find("orderId", "a").is_none());
     }

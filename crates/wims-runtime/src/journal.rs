@@ -286,11 +286,15 @@ impl Journal {
     /// The oldest segment, when it may go: the last durable frame needs it neither for a recovery
     /// nor for a consumer, and its own last frame is older than `keep_after_ms`.
     pub fn remove(&mut self, keep_after_ms: u64) -> Option<u64> {
-        let oldest = self.segments.front()?;
-        let removable = self.segments.len() > 1
-            && oldest.number < self.durable_keep_from
-            && oldest.last_wall_ms < keep_after_ms;
-        removable.then(|| self.segments.pop_front().expect("there is an oldest").number)
+        let is_removable = self.removable_in_ms(keep_after_ms) == Some(0);
+        is_removable.then(|| self.segments.pop_front().expect("there is an oldest").number)
+    }
+
+    /// In how many milliseconds the oldest segment can be removed, if only its age is in the way.
+    pub fn removable_in_ms(&self, keep_after_ms: u64) -> Option<u64> {
+        let oldest = self.segments.front().filter(|_| self.segments.len() > 1)?;
+        let is_needed = oldest.number >= self.durable_keep_from;
+        (!is_needed).then(|| (oldest.last_wall_ms + 1).saturating_sub(keep_after_ms))
     }
 
     /// Bytes of the segments that hold frames.

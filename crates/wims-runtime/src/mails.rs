@@ -289,12 +289,13 @@ impl Engine {
         if self.mails.stopped {
             return None;
         }
-        let waiting = self.state.served.iter().filter(|((queue, subject), until)| {
-            *subject == 0
-                && **until > self.state.clock_ms
-                && self.state.queue(*queue).first_ready().is_some()
+        let subscriptions = self.plan.topics.iter().flat_map(|topic| &topic.subscriptions);
+        let waiting = subscriptions.filter_map(|subscription| {
+            let until = self.state.served.get(&(subscription.queue, 0)).copied()?;
+            let has_mail = self.state.queue(subscription.queue).first_ready().is_some();
+            (until > self.state.clock_ms && has_mail).then_some(until)
         });
-        waiting.map(|(_, until)| *until).min()
+        waiting.min()
     }
 }
 

@@ -229,7 +229,7 @@ impl Engine {
         for number in self.state.table_numbers() {
             let name: Arc<str> = self.name_of(number, "table/").into();
             let table = self.state.table(number);
-            let closed = table.closed_after(self.state.historied).take(HISTORY_BATCH);
+            let closed = table.closed().take(HISTORY_BATCH);
             items.extend(closed.map(|item| ClosedItem {
                 table: name.clone(),
                 doc: item.doc.clone(),
@@ -250,9 +250,23 @@ impl Engine {
     pub(crate) fn historied(&mut self, seq: u64, success: bool) {
         self.history_busy = false;
         if success {
+            self.archive(seq);
             self.emit(Cause::default(), Record::Historied { seq });
         } else {
             self.history_retry_ms = self.state.clock_ms + HISTORY_RETRY_MS;
+        }
+    }
+}
+
+impl Engine {
+    /// Lets go of what closed up to a sequence and has not changed since.
+    fn archive(&mut self, seq: u64) {
+        for table in self.state.table_numbers().collect::<Vec<_>>() {
+            let gone = self.state.table(table).closed().take_while(|item| item.changed <= seq);
+            let keys: Vec<_> = gone.map(Item::key).collect();
+            for (pk, sk) in keys {
+                self.emit(Cause::default(), Record::Archived { table, pk, sk });
+            }
         }
     }
 }

@@ -10,7 +10,7 @@ use wims_stack::{
 
 use crate::engine::{Engine, EngineOptions};
 use crate::functions::{Function, Functions, PutEvent, Refusal, RouteInput, Routed, StreamRecord};
-use crate::io::{Answer, Input, MailJob, Now, Output, Query, Ticket};
+use crate::io::{Answer, ClosedItem, Input, MailJob, Now, Output, Query, Ticket};
 use crate::messages::Message;
 use crate::sim::disk::SimDisk;
 use crate::trace::TraceId;
@@ -130,6 +130,8 @@ pub struct Quiet {
     pub disk: SimDisk,
     /// Mails that were handed out.
     pub mails: Vec<MailJob>,
+    /// Closed items that history got in this life.
+    pub history: Vec<ClosedItem>,
     now: Now,
     inputs: Vec<Input>,
     answers: Vec<Answer>,
@@ -168,8 +170,8 @@ impl Quiet {
         let now = Now { wall_ms, mono_us: 0 };
         let started = Engine::start(stack, functions, &mut disk, options, now);
         let (engine, _) = started.expect("the stack can run");
-        let (mails, inputs, answers) = (Vec::new(), Vec::new(), Vec::new());
-        let mut quiet = Quiet { engine, disk, mails, now, inputs, answers };
+        let (mails, history, inputs, answers) = (vec![], vec![], vec![], vec![]);
+        let mut quiet = Quiet { engine, disk, mails, history, now, inputs, answers };
         quiet.pass_ms(10);
         quiet
     }
@@ -228,7 +230,7 @@ impl Quiet {
         }
     }
 
-    /// The disk is there, who asks is told, mails are kept; nobody else is outside.
+    /// The disk and history are there, who asks is told, mails are kept; nobody else is outside.
     fn carry_out(&mut self, output: Output) {
         match output {
             Output::Write(frame) => {
@@ -243,7 +245,11 @@ impl Quiet {
             Output::Remove { segment } => self.disk.remove(segment),
             Output::Reply(ticket, answer) if ticket.inbox == ASKER => self.answers.push(answer),
             Output::Mail(mail) => self.mails.push(mail),
-            Output::Reply(..) | Output::Call(_) | Output::History(_) => {}
+            Output::History(job) => {
+                self.history.extend(job.items);
+                self.inputs.push(Input::Historied { seq: job.seq, success: true });
+            }
+            Output::Reply(..) | Output::Call(_) => {}
         }
     }
 

@@ -94,6 +94,15 @@ pub enum Record {
         /// The id.
         id: u128,
     },
+    /// An item left for history, which holds it.
+    Archived {
+        /// The table's number.
+        table: u16,
+        /// Its partition key.
+        pk: String,
+        /// Its sort key.
+        sk: String,
+    },
     /// History durably holds everything that closed up to a sequence.
     Historied {
         /// The sequence.
@@ -271,6 +280,7 @@ impl Record {
             Record::LastId { .. } => 17,
             Record::Historied { .. } => 18,
             Record::Dropped { .. } => 19,
+            Record::Archived { .. } => 20,
         }
     }
 
@@ -322,6 +332,11 @@ impl Record {
             }
             Record::LastId { id } => to.extend_from_slice(&id.to_le_bytes()),
             Record::Historied { seq } => write_varint(to, *seq),
+            Record::Archived { table, pk, sk } => {
+                write_varint(to, (*table).into());
+                write_bytes(to, pk.as_bytes());
+                write_bytes(to, sk.as_bytes());
+            }
             Record::Dropped { id } => write_varint(to, (*id).into()),
         }
     }
@@ -370,13 +385,14 @@ impl Record {
             17 => Record::LastId { id: u128::from_le_bytes(from.take(16)?.try_into().ok()?) },
             18 => Record::Historied { seq: from.number()? },
             19 => Record::Dropped { id: from.small()? },
+            20 => Record::Archived { table: from.small()?, pk: from.text()?, sk: from.text()? },
             _ => return None,
         })
     }
 }
 
 /// The largest kind this build knows.
-const KIND_MAX: u8 = 19;
+const KIND_MAX: u8 = 20;
 
 impl Entry {
     /// Appends the entry to a frame whose first sequence and wall time are given.

@@ -87,6 +87,17 @@ pub enum RecoveryError {
         /// Why.
         reason: String,
     },
+    /// What a stream pipe has not seen is more than the memory may hold.
+    #[error(
+        "a stream pipe of the stack that is new or was away has to catch up with {} MB of journal, \
+         more than the memory may take; allow more for this start, or start with a stack without \
+         the pipe, drop it there, and let it begin now",
+        .bytes >> 20
+    )]
+    Backlog {
+        /// Bytes of the segments to catch up with.
+        bytes: u64,
+    },
     /// A record this version does not know.
     #[error("segment {segment} at byte {offset}: {reason}")]
     Record {
@@ -173,10 +184,20 @@ impl Recovery {
         seq: u64,
         mut each: impl FnMut(Entry),
     ) -> Result<(), RecoveryError> {
-        let begun = |segment: &SegmentInfo| segment.first_seq <= seq;
-        let start = self.walk.segments.iter().rposition(begun).unwrap_or(0);
+        let start = self.segment_of(seq);
         self.walk = Walk::new(&self.found, self.walk.bugs);
         self.walk.run(store, start, &mut each)
+    }
+
+    /// Bytes of the segments from the one that holds a record to the last one with frames.
+    pub fn bytes_from(&self, seq: u64) -> u64 {
+        let segments = self.walk.segments.len() - self.segment_of(seq);
+        segments as u64 * self.found.segment_bytes.unwrap_or(0)
+    }
+
+    fn segment_of(&self, seq: u64) -> usize {
+        let begun = |segment: &SegmentInfo| segment.first_seq <= seq;
+        self.walk.segments.iter().rposition(begun).unwrap_or(0)
     }
 
     /// Whether what was read goes back to a record, or as far as the journal does.

@@ -10,7 +10,8 @@ use crate::record::{Entry, Record};
 use crate::recovery::{Recovered, Recovery, RecoveryBugs, RecoveryError, SegmentStore};
 use crate::state::State;
 
-/// Recovers the journal in `store` into a state of `stack`.
+/// Recovers the journal in `store` into a state of `stack`, whose stream may take `memory_max`
+/// bytes when it has to be read anew.
 ///
 /// Where recovery starts was written when another stack may have run. A consumer that is new, or
 /// was away, may need older changes; one that was dropped and is back needs changes that its old
@@ -18,11 +19,13 @@ use crate::state::State;
 /// have absolute values, and all that follow are read too.
 ///
 /// # Errors
-/// When the journal must not be used; nothing was changed then.
+/// When the journal must not be used, or there is too much to catch up with; nothing was changed
+/// then.
 pub fn replay(
     stack: &Stack,
     store: &mut impl SegmentStore,
     bugs: RecoveryBugs,
+    memory_max: u64,
 ) -> Result<(Recovered, State), RecoveryError> {
     let mut recovery = Recovery::begin(store, bugs)?;
     let mut replay = Replay::of(stack);
@@ -32,6 +35,10 @@ pub fn replay(
     if !recovery.reaches(unseen) || state.has_let_go(unseen) {
         // Two of them may be more than the memory holds.
         drop(state);
+        let bytes = recovery.bytes_from(unseen);
+        if bytes > memory_max {
+            return Err(RecoveryError::Backlog { bytes });
+        }
         let mut replay = Replay::of(stack);
         replay.state.hold_from(unseen);
         recovery.read_from(store, unseen, |entry| replay.apply(entry))?;

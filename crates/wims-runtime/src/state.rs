@@ -142,6 +142,7 @@ impl State {
             Record::SweepEnded { began, segment } => self.swept = (began, segment),
             Record::LastId { id } => self.last_id = self.last_id.max(id),
             Record::Historied { seq } => self.historied(seq),
+            Record::Archived { table, pk, sk } => self.items_mut(table).archive(&pk, &sk),
             Record::Dropped { id } => self.dropped(id),
             Record::Event(_) | Record::Skipped { .. } | Record::SweepBegan => {}
         }
@@ -283,8 +284,7 @@ impl State {
     fn set_item(&mut self, seq: u64, change: &Change, swept: bool) {
         let Some(key) = change.new.as_ref().or(change.old.as_ref()) else { return };
         let created = if change.created == 0 { seq } else { change.created };
-        let items = self.tables[usize::from(change.table)].as_mut();
-        let items = items.expect("a table is named before its items");
+        let items = self.items_mut(change.table);
         if swept {
             // As it is: an item already here keeps the sequence of its last change.
             let known = items.get(text(key, PARTITION_KEY), text(key, wims_stack::table::SORT_KEY));
@@ -368,10 +368,20 @@ impl State {
     }
 
     fn historied(&mut self, seq: u64) {
-        self.historied = seq;
+        // A batch may be of items that closed before, by a declaration that is newer.
+        self.historied = self.historied.max(seq);
         for items in self.tables.iter_mut().flatten() {
-            items.evict(seq);
+            items.note_historied(seq);
         }
+    }
+
+    /// Takes every closed item for one that history may lack; for a life that begins.
+    pub fn find_closed(&mut self) {
+        self.tables.iter_mut().flatten().for_each(Items::find_closed);
+    }
+
+    fn items_mut(&mut self, number: u16) -> &mut Items {
+        self.tables[usize::from(number)].as_mut().expect("a table is named before its items")
     }
 
     fn dropped(&mut self, id: u16) {

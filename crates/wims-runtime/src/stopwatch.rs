@@ -16,14 +16,14 @@ struct OpenCalls {
     count: u64,
     /// The change that every consumer of the stream has to see first.
     awaited_seq: u64,
-    /// Their own changes were seen; what is awaited followed from them.
-    followed: bool,
 }
 
 /// Measures what `/metrics` shows as durations; see the module.
 pub(crate) struct Stopwatch {
     pub timings: Timings,
     open: VecDeque<OpenCalls>,
+    /// Of the first so many, their own changes were seen; what is awaited followed from them.
+    followed: usize,
     /// Requests that the frame in flight settles.
     settling: Vec<OpenCalls>,
     submitted_us: u64,
@@ -39,6 +39,7 @@ impl Stopwatch {
         Stopwatch {
             timings: Timings::default(),
             open: VecDeque::new(),
+            followed: 0,
             settling: Vec::new(),
             submitted_us: 0,
             records: 0,
@@ -48,8 +49,9 @@ impl Stopwatch {
 
     /// A step took requests; `last_change` is the last one of the stream, theirs included.
     pub fn took(&mut self, now_us: u64, count: u64, last_change: u64) {
-        let (taken_us, awaited_seq) = (now_us, last_change);
-        self.open.push_back(OpenCalls { taken_us, count, awaited_seq, followed: false });
+        if count > 0 {
+            self.open.push_back(OpenCalls { taken_us: now_us, count, awaited_seq: last_change });
+        }
     }
 
     /// A frame that ends at `last_seq` is on its way. In it, or before, all consumers of the stream
@@ -58,13 +60,14 @@ impl Stopwatch {
         self.submitted_us = now_us;
         self.records = (last_seq + 1).saturating_sub(self.next_seq);
         self.next_seq = last_seq + 1;
-        for calls in self.open.iter_mut().filter(|calls| calls.awaited_seq <= seen) {
-            if !calls.followed {
-                // What followed is in the stream by now, behind other changes perhaps.
-                (calls.followed, calls.awaited_seq) = (true, last_change);
-            }
+        let is_seen = |calls: Option<&OpenCalls>| calls.is_some_and(|c| c.awaited_seq <= seen);
+        while is_seen(self.open.get(self.followed)) {
+            // What followed is in the stream by now, behind other changes perhaps.
+            self.open[self.followed].awaited_seq = last_change;
+            self.followed += 1;
         }
-        while self.open.front().is_some_and(|calls| calls.awaited_seq <= seen) {
+        while self.followed > 0 && is_seen(self.open.front()) {
+            self.followed -= 1;
             self.settling.extend(self.open.pop_front());
         }
     }

@@ -38,7 +38,7 @@ const BEGAN_MS: u64 = 1_700_000_000_000;
 const CLOCK_AHEAD_MS: u64 = 5_000_000;
 const TRACE: u128 = 0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c;
 /// How many kinds of records there are.
-const KINDS: usize = 19;
+const KINDS: usize = 20;
 /// What to do when this version writes other bytes.
 const WRITTEN_OTHERWISE: &str = "this build does not write the journal that is committed for its \
     version. If that version is released, the format has changed: give the workspace a new version, \
@@ -392,6 +392,8 @@ fn go_on(to: &mut Recorder) -> Known {
     to.put(from(0), served(u64::MAX, 900_000));
     // Its time is over before the journal ends.
     to.put(from(0), served(1, 1));
+    let (table, pk, sk) = (TABLE, "a".into(), "2".into());
+    to.put(from(0), Record::Archived { table, pk, sk });
     to.put(from(0), Record::Historied { seq: closed_at });
     to.put(from(event), sent(OLD, Doc::text("old"), None));
     to.put(from(0), Record::Dropped { id: OLD });
@@ -473,7 +475,7 @@ fn listing(segments: &Segments) -> String {
 
 /// Digests of the state a journal is recovered to.
 fn recovered(segments: &Segments) -> String {
-    let replayed = replay(&stack(), &mut segments.clone(), RecoveryBugs::default());
+    let replayed = replay(&stack(), &mut segments.clone(), RecoveryBugs::default(), u64::MAX);
     let (ends, mut state) = replayed.expect("a golden journal is recovered");
     assert!(!ends.torn_tail, "a golden journal ends as it should");
     state.clock_ms = ends.last_clock_ms;
@@ -558,6 +560,7 @@ fn kind(record: &Record) -> usize {
         Record::LastId { .. } => 17,
         Record::Historied { .. } => 18,
         Record::Dropped { .. } => 19,
+        Record::Archived { .. } => 20,
     }
 }
 

@@ -257,7 +257,7 @@ fn put_all(connection: &Connection, items: &[HistoryItem]) -> rusqlite::Result<(
 
 /// A cursor that moves nowhere, because somebody deleted its row, must not pass for stored.
 fn set_cursor(connection: &Connection, cursor: u64) -> rusqlite::Result<()> {
-    let mut update = connection.prepare_cached("UPDATE consumer SET cursor = ?1")?;
+    let mut update = connection.prepare_cached("UPDATE consumer SET cursor = max(cursor, ?1)")?;
     match update.execute([sequence(cursor)])? {
         1 => Ok(()),
         rows => Err(rusqlite::Error::StatementChangedRows(rows)),

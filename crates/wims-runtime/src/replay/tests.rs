@@ -1,9 +1,10 @@
 //! Where a new pipe starts, and that recovery goes back as far as that.
 
-use wims_stack::{Log, LogRef, StreamStart};
+use wims_stack::table::Closed;
+use wims_stack::{Condition, Doc, Log, LogRef, StreamStart};
 
 use super::*;
-use crate::quiet::{Quiet, functions, numbers, stack_with};
+use crate::quiet::{Quiet, functions, item, numbers, stack_with};
 use crate::record::Change;
 use crate::sim::disk::SimDisk;
 
@@ -108,4 +109,43 @@ fn a_pipe_that_has_seen_all_needs_no_second_reading_however_long_nothing_changes
     recovery.read(&mut quiet.disk, |entry| replay.apply(entry)).expect("it is sound");
     assert!(recovery.reaches(replay.finish().unseen_from()));
     assert_eq!(quiet.texts("seen"), numbers(0..next));
+}
+
+#[test]
+fn an_item_that_only_a_new_stack_calls_closed_goes_to_history_and_is_not_lost() {
+    let closed_when = |attribute, value| {
+        let mut stack = stack_with(None);
+        let (prefix, when) = ("a".into(), Condition::is(attribute, value));
+        stack.tables[0].closed.push(Closed { prefix, when });
+        stack
+    };
+    let (before, after) = (closed_when("sk", "2"), closed_when("state", "NEW"));
+    let held = |quiet: &Quiet| {
+        let table = quiet.engine.state.number("table/T").expect("it is declared");
+        quiet.engine.state.table(table).len()
+    };
+    let told =
+        |quiet: &Quiet| -> Vec<Doc> { quiet.history.iter().map(|item| item.doc.clone()).collect() };
+    let mut quiet = Quiet::start(&before, &functions());
+    quiet.put_all(numbers(1..3));
+    assert_eq!((told(&quiet), held(&quiet)), (vec![item("2")], 1));
+    // History has all that closed up to the second item; the first one is older.
+    let quiet = quiet.restart(&after, &functions());
+    assert_eq!((told(&quiet), held(&quiet)), (vec![item("1")], 0));
+    let quiet = quiet.restart(&after, &functions());
+    assert_eq!((told(&quiet), held(&quiet)), (vec![], 0), "each is brought once");
+}
+
+#[test]
+fn more_to_catch_up_with_than_the_memory_may_take_stops_the_start() {
+    let (without, with) = (logged(None), logged(Some(StreamStart::Horizon)));
+    let mut quiet = Quiet::with_segments_of(SEGMENT_BYTES, &without, &functions());
+    quiet.put_until_swept(1, 2);
+    let mut replayed = |memory_max| {
+        let bugs = RecoveryBugs::default();
+        replay(&with, &mut quiet.disk, bugs, memory_max).map(|(_, state)| state.stream.len())
+    };
+    let refused = replayed(2 * SEGMENT_BYTES);
+    assert!(matches!(refused, Err(RecoveryError::Backlog { bytes }) if bytes > 2 * SEGMENT_BYTES));
+    assert!(replayed(64 * SEGMENT_BYTES).is_ok_and(|waiting| waiting > 100));
 }

@@ -98,7 +98,7 @@ fn recovered_digest(
     store: &mut impl SegmentStore,
     bugs: RecoveryBugs,
 ) -> Result<(Recovered, Digest), RecoveryError> {
-    let (recovered, mut state) = replay(stack, store, bugs)?;
+    let (recovered, mut state) = replay(stack, store, bugs, u64::MAX)?;
     state.clock_ms = recovered.last_clock_ms;
     Ok((recovered, state.digest()))
 }

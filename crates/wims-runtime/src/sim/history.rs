@@ -59,6 +59,6 @@ impl SimHistory {
                 self.found.insert((item.table.to_string(), attribute, value), item.clone());
             }
         }
-        self.cursor = job.seq;
+        self.cursor = self.cursor.max(job.seq);
     }
 }

@@ -138,6 +138,7 @@ impl Books {
             | Record::SweptMessage(_)
             | Record::LastId { .. }
             | Record::Historied { .. }
+            | Record::Archived { .. }
             | Record::Dropped { .. } => Ok(()),
         }
     }
