@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use reqwest::Certificate;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
-use wims_stack::{Doc, json};
+use wims_stack::{Doc, PipeTarget, Stack, json};
 
 use crate::driver::{locked, with_causes};
 use crate::io::{ApiCall, CallReply};
@@ -73,19 +73,28 @@ struct Api {
 }
 
 impl Caller {
-    /// A caller of the APIs at these addresses, by name; no call has less time than `shortest`.
+    /// A caller of the APIs at these addresses, by name, for the pipes of a stack. It connects to
+    /// nothing yet.
     ///
     /// # Errors
     /// When root certificates cannot be read, or TLS cannot be set up.
     pub fn new(
         addresses: HashMap<String, ApiAddress>,
-        shortest: Duration,
+        stack: &Stack,
     ) -> Result<Caller, CallerError> {
+        let shortest = shortest_call(stack);
         let apis = addresses.into_iter().map(|(name, address)| {
             let client = client(address.ca.as_deref(), shortest)?;
             Ok((name, Api { client, address }))
         });
         Ok(Caller { apis: apis.collect::<Result<_, _>>()?, troubles: Arc::default() })
+    }
+
+    /// Says where an API is that could not be found yet when the caller was made.
+    pub fn locate(&mut self, api: &str, url: String) {
+        if let Some(api) = self.apis.get_mut(api) {
+            api.address.url = url;
+        }
     }
 
     /// Makes one call.
@@ -140,6 +149,15 @@ impl Caller {
             Err(error) => CallReply::Lost(reason_of(error)),
         }
     }
+}
+
+/// The least time some call of an external API has.
+fn shortest_call(stack: &Stack) -> Duration {
+    let timeouts = stack.pipes.iter().filter_map(|pipe| match &pipe.target {
+        PipeTarget::Api(api) => Some(api.timeout_ms),
+        PipeTarget::Bus { .. } => None,
+    });
+    timeouts.min().map_or(Duration::MAX, Duration::from_millis)
 }
 
 /// A connection that takes as long as its call has would leave open whether something was sent, so

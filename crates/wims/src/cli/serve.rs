@@ -15,9 +15,10 @@ use clap::Args;
 use clap::builder::RangedU64ValueParser;
 use hyper::header::{HeaderMap, HeaderValue};
 use tokio::sync::watch;
-use wims_runtime::driver::calls::ApiAddress;
+use wims_runtime::driver::calls::{ApiAddress, Caller};
 use wims_runtime::driver::data_dir::DataDir;
 use wims_runtime::driver::history::HistoryReader;
+use wims_runtime::driver::mail::{MailOptions, Mailer};
 use wims_runtime::driver::{
     EXIT_JOURNAL_FAILED, Ending, Runtime, RuntimeError, RuntimeOptions, STOP_PATIENCE,
     check_mail_address,
@@ -221,16 +222,19 @@ fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
 
 async fn serve(args: ServeArgs, listener: TcpListener) -> Result<(), Failure> {
     ignore_file_size_signal();
-    let authorization = authorization()?;
+    // What cannot work is refused here; below, files are made.
     let stack = declared(&args)?;
+    let mut caller = caller(&args, &stack)?;
+    let mailer = mailer(&args)?;
     let (stop, stopped) = watch::channel(None);
     let data_dir =
         DataDir::open(&args.data_dir).map_err(|error| Failure::new(EXIT_DATA_DIR, error))?;
     // The sandbox stops last: calls under way are finished first.
     let (stop_sandbox, sandbox_stopped) = watch::channel(false);
-    let (payments_url, sandbox) = start_payments(&args, &data_dir, sandbox_stopped).await?;
-    let payments_address = payments_url.clone();
-    let address = ApiAddress { url: payments_url, authorization, ca: args.payments_ca.clone() };
+    let sandbox = start_sandbox(&args, &data_dir, sandbox_stopped).await?;
+    if let Some(sandbox) = &sandbox {
+        caller.locate(PAYMENTS_API, sandbox.url.clone());
+    }
     let options = RuntimeOptions {
         data_dir,
         engine: EngineOptions {
@@ -239,10 +243,8 @@ async fn serve(args: ServeArgs, listener: TcpListener) -> Result<(), Failure> {
             seed: fastrand::u64(..),
             ..EngineOptions::default()
         },
-        apis: HashMap::from([(PAYMENTS_API.to_owned(), address)]),
-        smtp_url: args.smtp_url.clone(),
-        smtp_ca: args.smtp_ca.clone(),
-        mail_from: args.mail_from.clone(),
+        caller,
+        mailer,
         inboxes: HTTP_THREADS + 1,
     };
     let runtime = Runtime::start(&stack, &fns::all(), options).map_err(start_failure)?;
@@ -251,7 +253,7 @@ async fn serve(args: ServeArgs, listener: TcpListener) -> Result<(), Failure> {
     let address = listener.local_addr();
     let threads = spawn_http(&runtime, listener, &stopped)?;
     let asked_to_stop = stop_signal();
-    announce(address, sandbox.is_some().then_some(payments_address.as_str()));
+    announce(address, sandbox.as_ref().map(|sandbox| sandbox.url.as_str()));
     asked_to_stop.await;
     tracing::info!("stopping: finishing requests and calls under way");
     // One deadline for all; and no call begins that would only be waited for.
@@ -267,7 +269,7 @@ async fn serve(args: ServeArgs, listener: TcpListener) -> Result<(), Failure> {
     let _ = stop_sandbox.send(true);
     if let Some(sandbox) = sandbox {
         let patience_ends = (deadline + SANDBOX_PATIENCE).into();
-        if tokio::time::timeout_at(patience_ends, sandbox).await.is_err() {
+        if tokio::time::timeout_at(patience_ends, sandbox.task).await.is_err() {
             tracing::warn!("the sandbox was cut: payments it was late with are not charged");
         }
     }
@@ -323,14 +325,41 @@ fn settings(args: &ServeArgs) -> Settings {
     }
 }
 
-/// The payments API's URL, and the sandbox's task when we start it.
-async fn start_payments(
+/// Who calls the payments API; where the sandbox is shows only once it listens.
+fn caller(args: &ServeArgs, stack: &Stack) -> Result<Caller, Failure> {
+    let address = ApiAddress {
+        url: args.payments_url.clone().unwrap_or_default(),
+        authorization: authorization()?,
+        ca: args.payments_ca.clone(),
+    };
+    Caller::new(HashMap::from([(PAYMENTS_API.to_owned(), address)]), stack)
+        .map_err(|error| Failure::new(EXIT_CONFIG, format!("failed to {error}")))
+}
+
+fn mailer(args: &ServeArgs) -> Result<Mailer, Failure> {
+    let options = MailOptions {
+        smtp_url: args.smtp_url.clone(),
+        smtp_ca: args.smtp_ca.clone(),
+        from: args.mail_from.clone(),
+        outbox: args.data_dir.join("outbox"),
+    };
+    Mailer::new(options).map_err(|error| Failure::new(EXIT_CONFIG, format!("failed to {error}")))
+}
+
+/// The sandbox under way.
+struct RunningSandbox {
+    url: String,
+    task: tokio::task::JoinHandle<()>,
+}
+
+/// Starts the sandbox, unless there is a payments API.
+async fn start_sandbox(
     args: &ServeArgs,
     data_dir: &DataDir,
     mut stopped: watch::Receiver<bool>,
-) -> Result<(String, Option<tokio::task::JoinHandle<()>>), Failure> {
-    if let Some(url) = &args.payments_url {
-        return Ok((url.clone(), None));
+) -> Result<Option<RunningSandbox>, Failure> {
+    if args.payments_url.is_some() {
+        return Ok(None);
     }
     let bad_days = &args.sandbox;
     let options = SandboxOptions {
@@ -350,7 +379,7 @@ async fn start_payments(
     let task = tokio::spawn(sandbox.run(async move {
         let _ = stopped.wait_for(|stopped| *stopped).await;
     }));
-    Ok((url, Some(task)))
+    Ok(Some(RunningSandbox { url, task }))
 }
 
 fn start_failure(error: RuntimeError) -> Failure {
@@ -358,10 +387,9 @@ fn start_failure(error: RuntimeError) -> Failure {
         RuntimeError::History(_)
         | RuntimeError::HistoryBehind { .. }
         | RuntimeError::JournalBehind { .. }
+        | RuntimeError::Outbox(_)
         | RuntimeError::Start(wims_runtime::StartError::Recovery(_)) => EXIT_DATA_DIR,
-        RuntimeError::Start(wims_runtime::StartError::Plan(_))
-        | RuntimeError::Mail(_)
-        | RuntimeError::Caller(_) => EXIT_CONFIG,
+        RuntimeError::Start(wims_runtime::StartError::Plan(_)) => EXIT_CONFIG,
         RuntimeError::System(_) => EXIT_UNAVAILABLE,
     };
     Failure::new(code, error)
