@@ -13,16 +13,18 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
-use hyper::header::{HeaderMap, HeaderValue};
+use hyper::header::HeaderValue;
 use tokio::sync::watch;
 use wims_runtime::driver::calls::{ApiAddress, Caller};
 use wims_runtime::driver::data_dir::DataDir;
 use wims_runtime::driver::history::HistoryReader;
+use wims_runtime::driver::inbox::Client;
 use wims_runtime::driver::mail::{MailOptions, Mailer};
 use wims_runtime::driver::{
     EXIT_JOURNAL_FAILED, Ending, Runtime, RuntimeError, RuntimeOptions, STOP_PATIENCE,
     check_mail_address,
 };
+use wims_runtime::io::{Answer, Input, Query};
 use wims_runtime::{EngineOptions, engine::SEGMENT_BYTES};
 use wims_stack::{Doc, Stack};
 
@@ -31,10 +33,11 @@ use crate::cli::{
     EXIT_CONFIG, EXIT_DATA_DIR, EXIT_UNAVAILABLE, Failure, block_on, calls_per_second,
     sandbox_failure, stack, stop_signal,
 };
+use crate::constructs::orders_api::SEED_ROUTE;
 use crate::constructs::payments_api::{PAYMENTS_API, PaymentsPace};
-use crate::domain::DEFAULT_SKU;
+use crate::domain::{DEFAULT_SKU, TABLE};
 use crate::fns;
-use crate::http::{App, inventory, server};
+use crate::http::{App, server};
 use crate::sandbox::{Sandbox, SandboxOptions};
 use crate::stack::{Settings, wims_stack};
 
@@ -249,7 +252,7 @@ async fn serve(args: ServeArgs, listener: TcpListener) -> Result<(), Failure> {
     };
     let runtime = Runtime::start(&stack, &fns::all(), options).map_err(start_failure)?;
     tracing::info!(recovered = runtime.recovery, "the journal is recovered");
-    seed(&runtime).await?;
+    seed(&runtime, &stack).await?;
     let address = listener.local_addr();
     let threads = spawn_http(&runtime, listener, &stopped)?;
     let asked_to_stop = stop_signal();
@@ -395,30 +398,57 @@ fn start_failure(error: RuntimeError) -> Failure {
     Failure::new(code, error)
 }
 
-/// Puts the article's item into a fresh store; orders are taken only after that.
-async fn seed(runtime: &Runtime) -> Result<(), Failure> {
+/// Puts the article's item into a fresh store; orders are taken only after that. A stack without
+/// the route for it has its stock from elsewhere, so that only the journal is waited for.
+async fn seed(runtime: &Runtime, stack: &Stack) -> Result<(), Failure> {
     let client = runtime.client(HTTP_THREADS);
     let server = client.clone();
     let serve = tokio::spawn(async move { server.serve().await });
-    let history = HistoryReader::open(&runtime.history_path());
-    let history = history.map_err(|error| Failure::new(EXIT_DATA_DIR, error))?;
-    let app = App::new(client, history, runtime.logs());
-    // A fresh journal has its first segments prepared before it takes anything. A full disk is no
-    // reason not to serve what is there.
-    let nobody_asks = HeaderMap::new();
+    let has_route = stack.routes.iter().any(|route| route.name == SEED_ROUTE);
+    let mut obstacle = None;
+    // A fresh journal has its first segments prepared before it takes anything.
     for _ in 0..100 {
-        if inventory::find(&app, &DEFAULT_SKU).await.is_ok()
-            || app.call(&nobody_asks, "seed-inventory", Doc::object(&[]), None).await.is_ok()
-        {
-            serve.abort();
-            return Ok(());
+        obstacle = try_to_seed(&client, has_route).await?;
+        if obstacle.is_none() {
+            break;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    Err(Failure::new(
-        EXIT_JOURNAL_FAILED as u8,
-        "the journal's first segments could not be prepared; is the disk full?",
-    ))
+    serve.abort();
+    match obstacle {
+        None => Ok(()),
+        Some(_) if has_route => Err(Failure::new(
+            EXIT_JOURNAL_FAILED as u8,
+            "the journal's first segments could not be prepared; is the disk full?",
+        )),
+        // Whether there is anything in this store cannot be told.
+        Some(reason) => {
+            tracing::warn!(reason, "orders are refused for now");
+            Ok(())
+        }
+    }
+}
+
+/// Seeds the store where that is due, or tells what stands in the way for now.
+async fn try_to_seed(client: &Client, has_route: bool) -> Result<Option<&'static str>, Failure> {
+    let query = Query::Get { table: TABLE, pk: DEFAULT_SKU.pk(), sk: DEFAULT_SKU.sk() };
+    let found = client.ask(|ticket| Input::Query { ticket, query }).await;
+    // A full disk is no reason not to serve what is there.
+    if let Some(Answer::Item(Some(_))) = found {
+        return Ok(None);
+    }
+    let (route, arguments) = (SEED_ROUTE, Doc::object(&[]));
+    let call = |ticket| Input::Call { ticket, route, arguments, history: None, trace: None };
+    match client.ask(call).await {
+        Some(Answer::Full { reason, .. }) => Ok(Some(reason)),
+        Some(Answer::Refused(refusal)) if has_route => {
+            let message = format!("the stack's route {SEED_ROUTE} is refused: {}", refusal.detail);
+            Err(Failure::new(EXIT_CONFIG, message))
+        }
+        // It is done; or nothing is full, and it has no such route.
+        Some(_) => Ok(None),
+        None => Ok(Some("too many requests wait")),
+    }
 }
 
 fn spawn_http(

@@ -14,6 +14,10 @@ pub struct OrdersApiProps {
     pub table: TableRef,
 }
 
+/// Name of the route that puts the article's item into a fresh store; the server calls it at its
+/// start.
+pub const SEED_ROUTE: &str = "seed-inventory";
+
 /// The construct.
 pub struct OrdersApi;
 
@@ -25,7 +29,7 @@ impl OrdersApi {
             ("ship-order", "POST", "/orders/{orderId}/ship"),
             ("put-item", "PUT", "/inventory/{product}/{model}"),
             ("receive-stock", "POST", "/inventory/{product}/{model}/receipts"),
-            ("seed-inventory", "", ""),
+            (SEED_ROUTE, "", ""),
         ];
         stack.routes.extend(routes.map(|(name, method, path)| Route {
             name: name.into(),

@@ -200,6 +200,72 @@ fn a_stack_the_check_finds_wrong_does_not_start() {
     assert!(!folder.join("data").exists());
 }
 
+/// What `check` finds wrong with a stack; `serve` refuses it with the same words, before anything
+/// is touched.
+fn refused(name: &str, stack: &Value) -> String {
+    let folder = Folder::new(name);
+    let path = folder.join("stack.json");
+    std::fs::write(&path, stack.to_string()).expect("written");
+    let path = path.display().to_string();
+    let checked = wims(&["check", "--stack", &path]);
+    assert_eq!(checked.code, Some(78), "{}", checked.stderr);
+    let errors: Vec<&str> =
+        checked.stdout.lines().filter(|line| line.starts_with("error ")).collect();
+    let errors = errors.join("\n");
+    let data = folder.join("data").display().to_string();
+    let served = wims(&["serve", "--listen=127.0.0.1:0", "--stack", &path, "--data-dir", &data]);
+    assert_eq!(served.code, Some(78), "{}", served.stderr);
+    assert!(served.stderr.contains(&errors), "{}", served.stderr);
+    assert!(!folder.join("data").exists());
+    errors
+}
+
+#[test]
+fn an_api_nobody_has_an_address_of_is_refused_by_name() {
+    let mut stack = declaration();
+    stack["apis"].as_array_mut().expect("apis").push("FraudApi".into());
+    let told = "error api/FraudApi: serve has no address for it, only for PaymentsApi";
+    assert_eq!(refused("no-address", &stack), told);
+}
+
+/// A route of the stack, by name, taken out of it.
+fn without_route(stack: &mut Value, name: &str) {
+    let routes = stack["routes"].as_array_mut().expect("routes");
+    let before = routes.len();
+    routes.retain(|route| route["name"] != name);
+    assert_eq!(routes.len(), before - 1, "{name} was there");
+}
+
+#[test]
+fn a_stack_that_does_not_seed_has_only_the_stock_it_is_given() {
+    let mut stack = declaration();
+    without_route(&mut stack, "seed-inventory");
+    let server = serve("no-seed", &stack, &[]);
+    assert_eq!(server.get("/inventory").0, 404);
+    let item = r#"{"productName":"MacGuffin","unitPrice":2500}"#;
+    let put = |body| server.send(reqwest::Method::PUT, "/inventory/MACGUFFIN/LX", body);
+    assert_eq!(put(item).0, 201, "orders are taken once the URL is told");
+    assert_eq!(server.get("/inventory").1["quantity"], 0);
+}
+
+#[test]
+fn a_seed_that_is_refused_ends_the_start_in_its_own_words() {
+    let mut stack = declaration();
+    let routes = stack["routes"].as_array_mut().expect("routes");
+    let seed = routes.iter_mut().find(|route| route["name"] == "seed-inventory");
+    seed.expect("it is there")["function"] = "ship-order".into();
+    let folder = Folder::new("wrong-seed");
+    let path = folder.join("stack.json");
+    std::fs::write(&path, stack.to_string()).expect("written");
+    let (stack, data) = (path.display().to_string(), folder.join("data").display().to_string());
+    let arguments = ["serve", "--listen=127.0.0.1:0", "--sandbox-listen=127.0.0.1:0"];
+    let files = ["--stack", &stack, "--data-dir", &data];
+    let failed = wims(&[&arguments[..], &files[..]].concat());
+    assert_eq!(failed.code, Some(78), "{}", failed.stderr);
+    let told = "the stack's route seed-inventory is refused: there is no order";
+    assert!(failed.stderr.contains(told), "{}", failed.stderr);
+}
+
 #[test]
 fn settings_of_the_built_in_stack_are_refused_beside_another_stack() {
     let settings = [
