@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
 use wims_stack::check::{self, Finding, FunctionNames, Published, Severity};
-use wims_stack::{ApiRef, Stack, draw};
+use wims_stack::{ApiRef, HttpRoute, Route, Stack, draw};
 
 use crate::cli::{EXIT_CONFIG, Failure, say};
 use crate::constructs::payments_api::{PAYMENTS_API, PaymentsPace};
@@ -110,7 +110,30 @@ fn unserved(stack: &Stack) -> Vec<Finding> {
     let error = |resource, message| Finding { severity: Severity::Error, resource, message };
     let others = stack.apis.iter().map(ApiRef::name).filter(|name| *name != PAYMENTS_API);
     let message = format!("serve has no address for it, only for {PAYMENTS_API}");
-    others.map(|name| error(format!("api/{name}"), message.clone())).collect()
+    let others = others.map(|name| error(format!("api/{name}"), message.clone()));
+    let served = built_in().routes;
+    let routes = stack.routes.iter().filter_map(|route| {
+        Some(error(format!("route/{}", route.name), unserved_route(route, &served)?))
+    });
+    others.chain(routes).collect()
+}
+
+/// Why a route is none of those that `serve` has; the router is part of the program.
+fn unserved_route(route: &Route, served: &[Route]) -> Option<String> {
+    let told = |http: &Option<HttpRoute>| {
+        http.as_ref().map_or_else(|| "an internal route".to_owned(), HttpRoute::to_string)
+    };
+    match served.iter().find(|served| served.name == route.name) {
+        None => {
+            let names: Vec<&str> = served.iter().map(|served| served.name.as_str()).collect();
+            Some(format!("serve has no such route; it has {}", names.join(", ")))
+        }
+        Some(served) if served.http == route.http => None,
+        Some(served) => {
+            let (has, asked) = (told(&served.http), told(&route.http));
+            Some(format!("serve has it as {has}, not as {asked}"))
+        }
+    }
 }
 
 /// Reads a declaration that is to run; its warnings are logged.

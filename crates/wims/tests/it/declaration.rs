@@ -236,6 +236,62 @@ fn without_route(stack: &mut Value, name: &str) {
     assert_eq!(routes.len(), before - 1, "{name} was there");
 }
 
+/// A route of the stack, by name.
+fn route<'a>(stack: &'a mut Value, name: &str) -> &'a mut Value {
+    let routes = stack["routes"].as_array_mut().expect("routes");
+    routes.iter_mut().find(|route| route["name"] == name).expect("the route is there")
+}
+
+#[test]
+fn a_route_that_is_not_served_as_declared_is_refused_with_what_is_served() {
+    let mut stack = declaration();
+    route(&mut stack, "create-order")["http"]["path"] = "/bestellungen".into();
+    route(&mut stack, "ship-order")["http"]["method"] = "PUT".into();
+    route(&mut stack, "put-item")["http"] = Value::Null;
+    route(&mut stack, "seed-inventory")["http"] =
+        serde_json::json!({"method": "POST", "path": "/seed"});
+    route(&mut stack, "receive-stock")["name"] = "return-stock".into();
+    let told = "\
+error route/create-order: serve has it as POST /orders, not as POST /bestellungen
+error route/ship-order: serve has it as POST /orders/{orderId}/ship, not as PUT \
+/orders/{orderId}/ship
+error route/put-item: serve has it as PUT /inventory/{product}/{model}, not as an internal route
+error route/return-stock: serve has no such route; it has create-order, ship-order, put-item, \
+receive-stock, seed-inventory
+error route/seed-inventory: serve has it as an internal route, not as POST /seed";
+    assert_eq!(refused("other-routes", &stack), told);
+}
+
+#[test]
+fn every_request_the_stack_declares_is_one_the_server_answers() {
+    let stack = declaration();
+    let server = Server::start("requests", &[]);
+    let routes = stack["routes"].as_array().expect("routes");
+    let requests: Vec<&Value> =
+        routes.iter().map(|route| &route["http"]).filter(|http| !http.is_null()).collect();
+    assert_eq!(requests.len(), 4);
+    for request in requests {
+        let text = |name: &str| request[name].as_str().expect("text").to_owned();
+        let method = reqwest::Method::from_bytes(text("method").as_bytes()).expect("a method");
+        let (status, problem) = server.send(method, &text("path").replace(['{', '}'], ""), "[]");
+        // The path is known when it is the body, or what the path names, that is wrong.
+        assert_ne!(problem["detail"], "there is no such route", "{request}");
+        assert!([400, 404].contains(&status), "{request}: {status} {problem}");
+    }
+}
+
+#[test]
+fn what_the_stack_has_no_route_for_is_answered_with_404() {
+    let mut stack = declaration();
+    without_route(&mut stack, "create-order");
+    let server = serve("no-orders", &stack, &[]);
+    let (status, problem) = server.post("/orders", r#"{"customerId":"349","quantity":7}"#);
+    assert_eq!(status, 404, "{problem}");
+    assert_eq!(problem["detail"], "the stack has no route create-order");
+    let (_, page) = server.get("/orders");
+    assert_eq!(page["items"], serde_json::json!([]));
+}
+
 #[test]
 fn a_stack_that_does_not_seed_has_only_the_stock_it_is_given() {
     let mut stack = declaration();
@@ -251,9 +307,7 @@ fn a_stack_that_does_not_seed_has_only_the_stock_it_is_given() {
 #[test]
 fn a_seed_that_is_refused_ends_the_start_in_its_own_words() {
     let mut stack = declaration();
-    let routes = stack["routes"].as_array_mut().expect("routes");
-    let seed = routes.iter_mut().find(|route| route["name"] == "seed-inventory");
-    seed.expect("it is there")["function"] = "ship-order".into();
+    route(&mut stack, "seed-inventory")["function"] = "ship-order".into();
     let folder = Folder::new("wrong-seed");
     let path = folder.join("stack.json");
     std::fs::write(&path, stack.to_string()).expect("written");
