@@ -99,7 +99,8 @@ impl Stack {
     }
 }
 
-/// A route of the HTTP API, or an internal one, that writes to the table, synchronously: the reply says that it is stored.
+/// A route that writes to the table, synchronously: the reply says that it is stored. `serve` has
+/// its routes built in; a stack may leave some out, and say what they call.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Route {
     /// Its name, e.g. `create-order`.

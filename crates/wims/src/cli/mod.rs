@@ -205,6 +205,9 @@ pub fn run() -> ExitCode {
 }
 
 /// A runtime for one job.
+///
+/// # Errors
+/// When the system has no threads or descriptors left for it.
 pub fn block_on<T>(job: impl Future<Output = T>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     Ok(runtime.map_err(|error| Failure::new(EXIT_UNAVAILABLE, error))?.block_on(job))
