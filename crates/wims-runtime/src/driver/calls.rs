@@ -277,15 +277,15 @@ mod tests {
             while !request.ends_with(b"\r\n\r\n") {
                 assert_ne!(stream.read_buf(&mut request).await.unwrap(), 0);
             }
-            let paid = r#"{"status":"PAID"}"#;
-            let blanks = " ".repeat(len - paid.len());
+            let told = r#"{"status":"DONE"}"#;
+            let blanks = " ".repeat(len - told.len());
             let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked";
-            let answer = format!("{head}\r\n\r\n{len:x}\r\n{paid}{blanks}\r\n0\r\n\r\n");
+            let answer = format!("{head}\r\n\r\n{len:x}\r\n{told}{blanks}\r\n0\r\n\r\n");
             // Who has read enough may hang up.
             let _ = stream.write_all(answer.as_bytes()).await;
         });
         let address = ApiAddress { url, authorization: None, ca: None };
-        let caller = Caller::new(HashMap::from([("Pay".into(), address)]), &Stack::new("s"));
+        let caller = Caller::new(HashMap::from([("Api".into(), address)]), &Stack::new("s"));
         let reply = caller.unwrap().call(&look_up()).await;
         api.await.unwrap();
         match reply {
@@ -297,8 +297,8 @@ mod tests {
     fn look_up() -> ApiCall {
         ApiCall {
             call: CallId { pipe: 0, message: 1, number: 1 },
-            api: "Pay".into(),
-            path: "/payments".into(),
+            api: "Api".into(),
+            path: "/calls".into(),
             key: "k".into(),
             traceparent: None,
             body: None,
@@ -309,7 +309,7 @@ mod tests {
     #[tokio::test]
     async fn an_answer_is_read_up_to_a_bound_whether_it_tells_its_length_or_not() {
         let body = chunked(ANSWER_BYTES_MAX).await.expect("it is within the bound");
-        assert_eq!(body.str("status"), Some("PAID"));
+        assert_eq!(body.str("status"), Some("DONE"));
         assert_eq!(chunked(ANSWER_BYTES_MAX + 1).await, None);
     }
 

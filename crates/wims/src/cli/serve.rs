@@ -45,6 +45,8 @@ use crate::stack::{Settings, wims_stack};
 const HTTP_THREADS: u32 = 2;
 /// After the deadline of a stop, the sandbox has this long to close its ledger.
 const SANDBOX_PATIENCE: Duration = Duration::from_secs(1);
+/// Sixteen terabytes: no machine has more, and as bytes it is still a number.
+const MEMORY_MB_MAX: u64 = 16 << 20;
 /// The secret that is no flag, since anybody may read those.
 const AUTHORIZATION: &str = "WIMS_PAYMENTS_AUTHORIZATION";
 
@@ -104,7 +106,8 @@ pub struct ServeArgs {
         value_parser = mail_address)]
     team_email: String,
     /// Megabytes of open orders and messages at which new orders are refused with 503
-    #[arg(long, env = "WIMS_MEMORY_MAX", default_value_t = 4096)]
+    #[arg(long, env = "WIMS_MEMORY_MAX", default_value_t = 4096,
+        value_parser = clap::value_parser!(u64).range(1..=MEMORY_MB_MAX))]
     memory_max: u64,
     /// A declaration to run instead of the built-in stack; see `wims graph --format declaration`.
     /// It has its own pace of payments and its own addresses, so it goes with no
@@ -330,11 +333,12 @@ fn settings(args: &ServeArgs) -> Settings {
 
 /// Who calls the payments API; where the sandbox is shows only once it listens.
 fn caller(args: &ServeArgs, stack: &Stack) -> Result<Caller, Failure> {
-    let address = ApiAddress {
-        url: args.payments_url.clone().unwrap_or_default(),
-        authorization: authorization()?,
-        ca: args.payments_ca.clone(),
-    };
+    let authorization = authorization()?;
+    if args.payments_url.is_none() && authorization.is_some() {
+        tracing::warn!("there are credentials but no --payments-url; payments go to the sandbox");
+    }
+    let url = args.payments_url.clone().unwrap_or_default();
+    let address = ApiAddress { url, authorization, ca: args.payments_ca.clone() };
     Caller::new(HashMap::from([(PAYMENTS_API.to_owned(), address)]), stack)
         .map_err(|error| Failure::new(EXIT_CONFIG, format!("failed to {error}")))
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
+use wims_runtime::driver::check_mail_address;
 use wims_stack::check::{self, Finding, FunctionNames, Published, Severity};
 use wims_stack::{ApiRef, HttpRoute, Route, Stack, draw};
 
@@ -115,7 +116,14 @@ fn unserved(stack: &Stack) -> Vec<Finding> {
     let routes = stack.routes.iter().filter_map(|route| {
         Some(error(format!("route/{}", route.name), unserved_route(route, &served)?))
     });
-    others.chain(routes).collect()
+    let subscriptions = stack.topics.iter().flat_map(|topic| {
+        topic.subscriptions.iter().map(|subscription| (topic.name.name(), &subscription.email))
+    });
+    let mails = subscriptions.filter_map(|(topic, email)| {
+        let why = check_mail_address(email).err()?;
+        Some(error(format!("topic/{topic}"), format!("mails {email}: {why}")))
+    });
+    others.chain(routes).chain(mails).collect()
 }
 
 /// Why a route is none of those that `serve` has; the router is part of the program.

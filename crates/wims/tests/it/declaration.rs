@@ -228,6 +228,15 @@ fn an_api_nobody_has_an_address_of_is_refused_by_name() {
     assert_eq!(refused("no-address", &stack), told);
 }
 
+#[test]
+fn a_reader_of_mails_who_has_no_address_is_refused() {
+    let mut stack = declaration();
+    stack["topics"][0]["subscriptions"][0]["email"] = "nobody".into();
+    let errors = refused("no-reader", &stack);
+    let told = "error topic/TeamAlertsTopic: mails nobody: it is no mail address";
+    assert!(errors.starts_with(told) && errors.lines().count() == 1, "{errors}");
+}
+
 /// A route of the stack, by name, taken out of it.
 fn without_route(stack: &mut Value, name: &str) {
     let routes = stack["routes"].as_array_mut().expect("routes");

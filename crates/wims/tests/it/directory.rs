@@ -143,6 +143,8 @@ fn settings_that_cannot_work_are_refused_before_anything_is_touched() {
         "--sandbox-burst=0",
         "--sandbox-decline-percent=101",
         "--sandbox-error-percent=101",
+        "--memory-max=0",
+        "--memory-max=17592186044416",
     ];
     for setting in wrong {
         let refused = wims(&["serve", "--listen=127.0.0.1:0", &data, setting]);
