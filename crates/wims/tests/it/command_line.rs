@@ -481,7 +481,9 @@ fn a_benchmark_that_is_interrupted_says_so_with_its_exit_code() {
     let mut child = command.spawn().expect("the binary starts");
     let told = child.stderr.take().expect("a pipe");
     let mut bench = Following::reading(child, told);
-    bench.line_with("waiting for its payments");
+    for line in ["v1: done", "v1: done", "v2: done", "v2: done", "waiting for its payments"] {
+        bench.line_with(line);
+    }
     let pid = rustix::process::Pid::from_child(&bench.child);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("it is ours");
     assert_eq!(bench.child.wait().expect("it ends").code(), Some(130));
