@@ -36,8 +36,7 @@ pub fn stack(to: TargetRef) -> Stack {
     stack.buses.push(bus.clone());
     stack.routes.push(Route {
         name: "put".into(),
-        method: "POST".into(),
-        path: "/".into(),
+        http: None,
         function: FunctionRef::new("put"),
         table,
     });

@@ -14,9 +14,10 @@ use serde::Serialize;
 
 use crate::pattern::CompiledPattern;
 use crate::stack::{
-    ALL_ERRORS, ApiRef, ApiTarget, BusRef, Catch, FunctionRef, LogRef, Machine, MailLimit, Pipe,
-    PipeSource, PipeTarget, Queue, QueueRef, Retry, Route, Rule, Stack, State, StateKind, TableRef,
-    Target, TargetRef, TargetRetry, Task, Topic, TopicRef, Workflow, WorkflowRef,
+    ALL_ERRORS, ApiRef, ApiTarget, BusRef, Catch, FunctionRef, HttpRoute, LogRef, Machine,
+    MailLimit, Pipe, PipeSource, PipeTarget, Queue, QueueRef, Retry, Route, Rule, Stack, State,
+    StateKind, TableRef, Target, TargetRef, TargetRetry, Task, Topic, TopicRef, Workflow,
+    WorkflowRef,
 };
 
 mod cycle;
@@ -158,9 +159,8 @@ impl<'a> Checker<'a> {
         self.unique("table", stack.tables.iter().map(|table| table.name.0.clone()));
         self.unique("bus", stack.buses.iter().map(|bus| bus.0.clone()));
         self.unique("route", stack.routes.iter().map(|route| route.name.clone()));
-        // Internal routes have neither method nor path, all of them alike.
-        let public = stack.routes.iter().filter(|route| !route.path.is_empty());
-        self.unique("route", public.map(|route| format!("{} {}", route.method, route.path)));
+        let requests = stack.routes.iter().filter_map(|route| route.http.as_ref());
+        self.unique("route", requests.map(HttpRoute::to_string));
         self.unique("pipe", stack.pipes.iter().map(|pipe| pipe.name.clone()));
         self.unique("rule", stack.rules.iter().map(|rule| rule.name.clone()));
         self.unique("workflow", stack.workflows.iter().map(|workflow| workflow.name.0.clone()));

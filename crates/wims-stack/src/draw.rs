@@ -9,8 +9,8 @@
 use serde::Serialize;
 
 use crate::stack::{
-    ApiTarget, Catch, Machine, MailLimit, Pipe, PipeSource, PipeTarget, Queue, Route, Rule, Stack,
-    StateKind, StreamStart, Subscription, Target, TargetRef, Task, Topic, Workflow,
+    ApiTarget, Catch, HttpRoute, Machine, MailLimit, Pipe, PipeSource, PipeTarget, Queue, Route,
+    Rule, Stack, StateKind, StreamStart, Subscription, Target, TargetRef, Task, Topic, Workflow,
 };
 
 /// The stack as readable text: one section for each thing that holds or passes something on.
@@ -566,9 +566,9 @@ fn parentheses(mut remarks: Vec<String>) -> String {
     if remarks.is_empty() { String::new() } else { format!(" ({})", remarks.join(", ")) }
 }
 
-/// Method and path of a route; nothing for an internal one, which has no path.
+/// Method and path of a route; nothing for an internal one.
 fn request(route: &Route) -> String {
-    if route.path.is_empty() { String::new() } else { format!("{} {}", route.method, route.path) }
+    route.http.as_ref().map(HttpRoute::to_string).unwrap_or_default()
 }
 
 /// The order of a machine's work on one line, e.g. `Parallel(ReserveStock | EnqueuePayment)`.

@@ -4,6 +4,8 @@
 //! system does follows from it and the named functions it refers to. It deliberately contains no
 //! closures, no addresses and no secrets: those belong to the machine it runs on.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::doc::Doc;
@@ -97,19 +99,34 @@ impl Stack {
     }
 }
 
-/// A route that writes to the table, synchronously: the reply says that it is stored.
+/// A route that writes to the table, synchronously: the reply says that it is stored. `serve` has
+/// its routes built in; a stack may leave some out, and say what they call.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Route {
     /// Its name, e.g. `create-order`.
     pub name: String,
-    /// The HTTP method.
-    pub method: String,
-    /// The path, parameters in braces.
-    pub path: String,
+    /// The request it answers; `None` for an internal route, which nobody can ask for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<HttpRoute>,
     /// Makes the writes and the reply from the request.
     pub function: FunctionRef,
     /// What it writes to.
     pub table: TableRef,
+}
+
+/// The request that a route answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HttpRoute {
+    /// The method.
+    pub method: String,
+    /// The path, parameters in braces.
+    pub path: String,
+}
+
+impl fmt::Display for HttpRoute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.method, self.path)
+    }
 }
 
 /// A pipe: a source, an optional enrichment, a target.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use reqwest::Certificate;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
-use wims_stack::{Doc, json};
+use wims_stack::{Doc, PipeTarget, Stack, json};
 
 use crate::driver::{locked, with_causes};
 use crate::io::{ApiCall, CallReply};
@@ -20,7 +20,7 @@ use crate::io::{ApiCall, CallReply};
 /// The API answers this soon that it is there, or nothing was sent.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Answers longer than this are not read.
-const ANSWER_BYTES_MAX: u64 = 64 << 10;
+const ANSWER_BYTES_MAX: usize = 64 << 10;
 /// The same trouble of an API is told once in this time, so that a long one does not fill the log.
 const TELL_AGAIN_AFTER: Duration = Duration::from_secs(60);
 /// Different troubles told in that time, at most.
@@ -73,19 +73,28 @@ struct Api {
 }
 
 impl Caller {
-    /// A caller of the APIs at these addresses, by name; no call has less time than `shortest`.
+    /// A caller of the APIs at these addresses, by name, for the pipes of a stack. It connects to
+    /// nothing yet.
     ///
     /// # Errors
     /// When root certificates cannot be read, or TLS cannot be set up.
     pub fn new(
         addresses: HashMap<String, ApiAddress>,
-        shortest: Duration,
+        stack: &Stack,
     ) -> Result<Caller, CallerError> {
+        let shortest = shortest_call(stack);
         let apis = addresses.into_iter().map(|(name, address)| {
             let client = client(address.ca.as_deref(), shortest)?;
             Ok((name, Api { client, address }))
         });
         Ok(Caller { apis: apis.collect::<Result<_, _>>()?, troubles: Arc::default() })
+    }
+
+    /// Says where an API is that could not be found yet when the caller was made.
+    pub fn locate(&mut self, api: &str, url: String) {
+        if let Some(api) = self.apis.get_mut(api) {
+            api.address.url = url;
+        }
     }
 
     /// Makes one call.
@@ -140,6 +149,15 @@ impl Caller {
             Err(error) => CallReply::Lost(reason_of(error)),
         }
     }
+}
+
+/// The least time some call of an external API has.
+fn shortest_call(stack: &Stack) -> Duration {
+    let timeouts = stack.pipes.iter().filter_map(|pipe| match &pipe.target {
+        PipeTarget::Api(api) => Some(api.timeout_ms),
+        PipeTarget::Bus { .. } => None,
+    });
+    timeouts.min().map_or(Duration::MAX, Duration::from_millis)
 }
 
 /// A connection that takes as long as its call has would leave open whether something was sent, so
@@ -203,14 +221,27 @@ fn secret(value: &str) -> Option<HeaderValue> {
     Some(value)
 }
 
-async fn answered(response: reqwest::Response) -> CallReply {
+async fn answered(mut response: reqwest::Response) -> CallReply {
     let status = response.status().as_u16();
     let retry_after_ms = response.headers().get(RETRY_AFTER).and_then(retry_after_ms);
-    let short = response.content_length().is_none_or(|len| len <= ANSWER_BYTES_MAX);
-    let bytes = if short { response.bytes().await.ok() } else { None };
-    let value = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let value = body_of(&mut response).await.and_then(|bytes| serde_json::from_slice(&bytes).ok());
     let body = value.and_then(|value: serde_json::Value| json::to_doc(&value).ok());
     CallReply::Answered { status, retry_after_ms, body: body.filter(is_map) }
+}
+
+/// The body of an answer; `None` when it is too long, told or not, or breaks off.
+async fn body_of(response: &mut reqwest::Response) -> Option<Vec<u8>> {
+    if response.content_length().is_some_and(|len| len > ANSWER_BYTES_MAX as u64) {
+        return None;
+    }
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.ok()? {
+        if body.len() + chunk.len() > ANSWER_BYTES_MAX {
+            return None;
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Some(body)
 }
 
 fn is_map(doc: &Doc) -> bool {
@@ -230,7 +261,57 @@ fn retry_after_ms(value: &HeaderValue) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
     use super::*;
+    use crate::io::CallId;
+
+    /// The body that is made of an answer of so many bytes that comes without its length.
+    async fn chunked(len: usize) -> Option<Doc> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let api = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                assert_ne!(stream.read_buf(&mut request).await.unwrap(), 0);
+            }
+            let told = r#"{"status":"DONE"}"#;
+            let blanks = " ".repeat(len - told.len());
+            let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked";
+            let answer = format!("{head}\r\n\r\n{len:x}\r\n{told}{blanks}\r\n0\r\n\r\n");
+            // Who has read enough may hang up.
+            let _ = stream.write_all(answer.as_bytes()).await;
+        });
+        let address = ApiAddress { url, authorization: None, ca: None };
+        let caller = Caller::new(HashMap::from([("Api".into(), address)]), &Stack::new("s"));
+        let reply = caller.unwrap().call(&look_up()).await;
+        api.await.unwrap();
+        match reply {
+            CallReply::Answered { status: 200, body, .. } => body,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn look_up() -> ApiCall {
+        ApiCall {
+            call: CallId { pipe: 0, message: 1, number: 1 },
+            api: "Api".into(),
+            path: "/calls".into(),
+            key: "k".into(),
+            traceparent: None,
+            body: None,
+            timeout_ms: 10_000,
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_read_up_to_a_bound_whether_it_tells_its_length_or_not() {
+        let body = chunked(ANSWER_BYTES_MAX).await.expect("it is within the bound");
+        assert_eq!(body.str("status"), Some("DONE"));
+        assert_eq!(chunked(ANSWER_BYTES_MAX + 1).await, None);
+    }
 
     #[test]
     fn a_trouble_is_told_once_a_minute_and_its_end_once() {

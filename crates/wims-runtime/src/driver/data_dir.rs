@@ -5,11 +5,12 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::io::Errno;
 
 use crate::frame::{PAGE, SegmentHeader};
 use crate::journal::FrameWrite;
@@ -78,9 +79,13 @@ impl DataDir {
         fs::create_dir_all(path).map_err(unusable)?;
         check_marker(path)?;
         let lock = open_lock(path).map_err(unusable)?;
-        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
-            return Err(DataDirError::Locked { path: path.into() });
-        }
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|errno| {
+            if errno == Errno::WOULDBLOCK {
+                DataDirError::Locked { path: path.into() }
+            } else {
+                unusable(errno.into())
+            }
+        })?;
         write_marker(path).map_err(unusable)?;
         fs::create_dir_all(path.join("journal")).map_err(unusable)?;
         sync_dir(path).map_err(unusable)?;
@@ -121,10 +126,6 @@ fn write_marker(path: &Path) -> std::io::Result<()> {
     if path.join(MARKER).exists() {
         return Ok(());
     }
-    let temporary = path.join(LOCK);
-    let mut file = OpenOptions::new().write(true).open(&temporary)?;
-    file.sync_all()?;
-    file.flush()?;
     let marker = path.join(MARKER_NEW);
     fs::write(&marker, MARKER_TEXT)?;
     File::open(&marker)?.sync_all()?;

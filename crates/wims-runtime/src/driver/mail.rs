@@ -82,7 +82,7 @@ pub struct MailOptions {
     pub smtp_ca: Option<PathBuf>,
     /// The sender of every mail, as `orders@example.com` or `WIMS <orders@example.com>`.
     pub from: String,
-    /// The folder for `.eml` files; created if absent, untouched when there is an SMTP URL.
+    /// The folder for `.eml` files; [`Mailer::prepare`] creates it, unless there is an SMTP URL.
     pub outbox: PathBuf,
 }
 
@@ -98,7 +98,7 @@ impl fmt::Debug for MailOptions {
     }
 }
 
-/// Why no [`Mailer`] can be made of some [`MailOptions`].
+/// Why no [`Mailer`] can be made of some [`MailOptions`], or none can work.
 #[derive(Debug, Error)]
 pub enum MailError {
     /// The SMTP URL is wrong; it is not repeated, because it may hold a password.
@@ -171,11 +171,11 @@ enum Route {
 }
 
 impl Mailer {
-    /// Checks the options; with an SMTP URL it does not connect yet, without one it touches disk.
+    /// Checks the options; it neither connects nor touches the disk yet.
     ///
     /// # Errors
     /// A wrong SMTP URL, root certificates that cannot be read or used, a sender that is no
-    /// address, an outbox that cannot be written.
+    /// address.
     pub fn new(options: MailOptions) -> Result<Mailer, MailError> {
         let from = options
             .from
@@ -184,9 +184,21 @@ impl Mailer {
         let route = match (options.smtp_url, options.smtp_ca) {
             (Some(url), ca) => Route::Smtp(Arc::new(smtp_transport(&url, ca.as_deref())?)),
             (None, Some(_)) => return Err(MailError::SmtpCaUnused),
-            (None, None) => Route::Outbox(open_outbox(options.outbox)?),
+            (None, None) => Route::Outbox(Arc::from(options.outbox)),
         };
         Ok(Mailer { from, route })
+    }
+
+    /// Creates the outbox and proves that files can be created in it; SMTP needs no such thing.
+    ///
+    /// # Errors
+    /// An outbox that cannot be written.
+    pub fn prepare(&self) -> Result<(), MailError> {
+        match &self.route {
+            Route::Smtp(_) => Ok(()),
+            Route::Outbox(outbox) => probe_folder(outbox)
+                .map_err(|source| MailError::Outbox { path: outbox.to_path_buf(), source }),
+        }
     }
 
     /// Tries once to send a mail; needs a Tokio runtime with its timer and network drivers.
@@ -302,14 +314,6 @@ fn after_smtp_error(error: &SmtpError) -> MailOutcome {
         MailOutcome::Rejected { reason }
     } else {
         MailOutcome::Retry { reason }
-    }
-}
-
-/// Creates the outbox and proves that files can be created in it.
-fn open_outbox(outbox: PathBuf) -> Result<Arc<Path>, MailError> {
-    match probe_folder(&outbox) {
-        Ok(()) => Ok(Arc::from(outbox)),
-        Err(source) => Err(MailError::Outbox { path: outbox, source }),
     }
 }
 
@@ -495,6 +499,8 @@ mod tests {
         let folder = TempFolder::new();
         let outbox = folder.0.join("deep").join("outbox");
         let mailer = Mailer::new(options(None, &outbox)).unwrap();
+        assert!(!outbox.exists(), "the options are only checked");
+        mailer.prepare().unwrap();
         fs::remove_dir_all(&outbox).unwrap();
         assert_eq!(mailer.send(&mail()).await, MailOutcome::Sent);
         assert!(outbox.join("abc123@wims.eml").is_file());
@@ -505,6 +511,7 @@ mod tests {
         let folder = TempFolder::new();
         let outbox = folder.0.join("outbox");
         let mailer = Mailer::new(options(None, &outbox)).unwrap();
+        mailer.prepare().unwrap();
         fs::remove_dir_all(&outbox).unwrap();
         fs::write(&outbox, b"in the way").unwrap();
         assert!(matches!(mailer.send(&mail()).await, MailOutcome::Retry { .. }));
@@ -642,7 +649,7 @@ mod tests {
         let folder = TempFolder::new();
         let file = folder.0.join("file");
         fs::write(&file, b"no folder").unwrap();
-        let refused = Mailer::new(options(None, &file.join("outbox")));
+        let refused = Mailer::new(options(None, &file.join("outbox"))).unwrap().prepare();
         assert!(matches!(refused, Err(MailError::Outbox { .. })));
     }
 

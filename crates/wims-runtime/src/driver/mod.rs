@@ -20,18 +20,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use wims_stack::{PipeTarget, Stack};
+use wims_stack::Stack;
 
 use crate::engine::{Engine, EngineOptions, StartError};
 use crate::functions::Functions;
 use crate::plan::LogPlan;
-use calls::{ApiAddress, Caller, CallerError};
+use calls::Caller;
 use data_dir::{DataDir, SegmentFiles};
 use history::{HistoryError, HistoryWriter};
 use hub::{Clock, Hub};
 use inbox::{Client, ReplyInbox};
 use log::LogReader;
-use mail::{MailError, MailOptions, Mailer};
+use mail::{MailError, Mailer};
 use world::{World, WorldParts};
 
 /// Exit code of a process whose journal could not be written: `EX_IOERR`.
@@ -45,14 +45,10 @@ pub struct RuntimeOptions {
     pub data_dir: DataDir,
     /// The engine's options.
     pub engine: EngineOptions,
-    /// Where external APIs are, by name.
-    pub apis: HashMap<String, ApiAddress>,
-    /// URL of the SMTP server; without one mails go to the outbox.
-    pub smtp_url: Option<String>,
-    /// A PEM file of root certificates, trusted for the SMTP server besides the built-in ones.
-    pub smtp_ca: Option<PathBuf>,
-    /// Who mails come from.
-    pub mail_from: String,
+    /// Makes the calls of external APIs.
+    pub caller: Caller,
+    /// Sends the mails; its outbox, if it has one, need not be there yet.
+    pub mailer: Mailer,
     /// How many threads ask: each gets an inbox for replies.
     pub inboxes: u32,
 }
@@ -95,12 +91,9 @@ pub enum RuntimeError {
         /// The journal's last sequence.
         durable: u64,
     },
-    /// Mail.
-    #[error(transparent)]
-    Mail(#[from] MailError),
-    /// Calls of external APIs.
+    /// The outbox of mails.
     #[error("failed to {0}")]
-    Caller(#[from] CallerError),
+    Outbox(#[from] MailError),
     /// Threads.
     #[error("failed to start: {0}")]
     System(String),
@@ -113,15 +106,6 @@ pub struct Ending {
     pub is_durable: bool,
     /// Calls and mails that were still under way; the next start takes them up.
     pub cut: usize,
-}
-
-/// The least time some call of an external API has.
-fn shortest_call(stack: &Stack) -> Duration {
-    let timeouts = stack.pipes.iter().filter_map(|pipe| match &pipe.target {
-        PipeTarget::Api(api) => Some(api.timeout_ms),
-        PipeTarget::Bus { .. } => None,
-    });
-    timeouts.min().map_or(Duration::MAX, Duration::from_millis)
 }
 
 /// Whether mail can be sent to or from an address, as far as its text tells.
@@ -150,22 +134,16 @@ impl Runtime {
     /// Recovers the data directory and starts the threads.
     ///
     /// # Errors
-    /// When something is wrong with the directory, the stack or the settings.
+    /// When something is wrong with the directory or the stack.
     pub fn start(
         stack: &Stack,
         functions: &Functions,
         options: RuntimeOptions,
     ) -> Result<Runtime, RuntimeError> {
         let data = options.data_dir;
-        let mailer = Mailer::new(MailOptions {
-            smtp_url: options.smtp_url,
-            smtp_ca: options.smtp_ca,
-            from: options.mail_from,
-            outbox: data.join("outbox"),
-        })?;
+        options.mailer.prepare()?;
         let history_path = data.join("history.db");
         let found = history::found_cursor(&history_path)?;
-        let caller = Caller::new(options.apis, shortest_call(stack))?;
         let clock = Clock::start();
         let mut segments = data.segments();
         let (engine, recovered) =
@@ -194,8 +172,8 @@ impl Runtime {
             segment_bytes: recovered.segment_bytes.unwrap_or(options.engine.segment_bytes),
             journal_id,
             writer,
-            caller,
-            mailer,
+            caller: options.caller,
+            mailer: options.mailer,
         })?);
         let timed = hub.clone();
         let timer = std::thread::Builder::new()

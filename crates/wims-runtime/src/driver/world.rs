@@ -51,6 +51,9 @@ enum FileJob {
 
 impl World {
     /// Starts the threads.
+    ///
+    /// # Errors
+    /// When the system has none left.
     pub fn start(parts: WorldParts) -> Result<World, RuntimeError> {
         let system = |error: std::io::Error| RuntimeError::System(error.to_string());
         let (frames, frames_in) = channel();

@@ -34,8 +34,7 @@ fn stack() -> Stack {
     stack.pipes.push(pipe("NotesPipe", bus, "tell-nobody"));
     stack.routes.push(Route {
         name: "write-note".into(),
-        method: "POST".into(),
-        path: "/notes".into(),
+        http: None,
         function: FunctionRef::new("write-note"),
         table,
     });

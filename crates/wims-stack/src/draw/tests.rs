@@ -10,10 +10,9 @@ const STACK: &str = r#"{
     "name": "wims",
     "tables": [{"name": "WIMS", "unstreamed": [], "indexes": [], "closed": []}],
     "buses": ["default"],
-    "routes": [{"name": "create-order", "method": "POST", "path": "/orders",
+    "routes": [{"name": "create-order", "http": {"method": "POST", "path": "/orders"},
         "function": "create-order", "table": "WIMS"},
-        {"name": "seed-inventory", "method": "", "path": "",
-            "function": "seed-inventory", "table": "WIMS"}],
+        {"name": "seed-inventory", "function": "seed-inventory", "table": "WIMS"}],
     "pipes": [
         {"name": "CDCStreamPipe",
             "source": {"Stream": {"table": "WIMS", "batch_size": 100,

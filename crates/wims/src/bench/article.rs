@@ -46,7 +46,8 @@ const EXIT_INTERRUPTED: u8 = 130;
     wims bench article  # as published\n  \
     wims bench article --orders 200 --payments-rate 50 --json  # short\n\n\
     The last run waits until all payments are through: orders divided by rate, 200 seconds unless \
-    told otherwise. Stores are folders in TMPDIR; choose one on the disk you mean.")]
+    told otherwise. Stores are folders in TMPDIR; choose one on the disk you mean.\n\n\
+    Exits with 1 when a run does not reconcile, with 130 when it is interrupted.")]
 pub struct ArticleArgs {
     /// Orders a run places; the article's number
     #[arg(long, env = "WIMS_BENCH_ARTICLE_ORDERS", default_value_t = 1_000,
@@ -115,7 +116,7 @@ struct Drained {
 /// Runs v1 and v2, serially and with ten in flight, and prints the article's report.
 ///
 /// # Errors
-/// When a server does not start or does not answer, or a signal ends it.
+/// When a server does not start or does not answer, a run does not reconcile or a signal ends it.
 pub fn run(args: &ArticleArgs) -> Result<(), Failure> {
     let burst = (args.payments_rate.round() as u32).max(BURST_MIN);
     let pace = Pace { rate_per_second: args.payments_rate, burst };

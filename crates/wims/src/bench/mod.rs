@@ -12,14 +12,15 @@ use std::net::SocketAddr;
 
 use clap::{Args, Subcommand};
 
-use crate::cli::{EXIT_UNAVAILABLE, Failure};
+use crate::cli::{EXIT_REFUSED, EXIT_UNAVAILABLE, Failure};
 
 /// What can be measured.
 #[derive(Subcommand)]
 #[command(after_help = "Examples:\n  \
     wims bench load  # orders a second, in minutes\n  \
     wims bench article --orders 100  # the article's script, its payments in 20 s\n  \
-    wims bench engine  # the engine alone, in seconds")]
+    wims bench engine  # the engine alone, in seconds\n\n\
+    Exits with 1 when a run does not reconcile; article with 130 when it is interrupted.")]
 pub enum BenchCommand {
     /// Orders a second until settled, against a bare no-op server, alternating
     Load(load::LoadArgs),
@@ -61,7 +62,7 @@ pub enum BenchError {
 impl From<BenchError> for Failure {
     fn from(error: BenchError) -> Failure {
         let code = match error {
-            BenchError::Reconcile(_) => 1,
+            BenchError::Reconcile(_) => EXIT_REFUSED,
             BenchError::Child(_) | BenchError::NoUrl | BenchError::Load(_) => EXIT_UNAVAILABLE,
         };
         Failure::new(code, error)
@@ -71,7 +72,7 @@ impl From<BenchError> for Failure {
 /// Measures.
 ///
 /// # Errors
-/// When a server does not start or a run does not reconcile.
+/// When a server does not start, a run does not reconcile or a signal ends it.
 pub fn run(command: &BenchCommand) -> Result<(), Failure> {
     match command {
         BenchCommand::Load(args) => load::run(args),

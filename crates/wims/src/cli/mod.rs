@@ -37,11 +37,12 @@ use crate::sandbox::{Sandbox, SandboxError, SandboxOptions};
         customer as soon as the order is on disk, and then makes everything else happen exactly \
         once in effect: stock reserved, payment charged at the pace the payments provider takes, \
         fulfilment.",
-    after_help = "Exit codes: 0 well, 1 the request was refused or found nothing, 2 wrong usage, \
-        69 a server or port is not available, 70 the engine met a bug and stopped, 73 the data \
-        directory or a file cannot be used, or history.db and the journal are not of one backup, \
-        74 the journal could not be written, or not to its end in a stop, 78 the stack or a \
-        setting is wrong."
+    after_help = "Exit codes: 0 well, 1 the request was refused or found nothing, a simulation \
+        broke a promise or a benchmark does not reconcile, 2 wrong usage, 69 a server or port is \
+        not available, 70 the engine met a bug and stopped, 73 the data directory or a file cannot \
+        be used, or history.db and the journal are not of one backup, 74 the journal could not be \
+        written, or not to its end in a stop, 78 the stack or a setting is wrong, 130 a benchmark \
+        was interrupted."
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -123,7 +124,7 @@ struct PaymentsSandboxArgs {
 /// Slower than a call in 100 seconds nothing gets done, faster than this no API is.
 const CALLS_PER_SECOND: RangeInclusive<f64> = 0.01..=1e6;
 
-/// The server refused, or found nothing.
+/// The server refused, or found nothing; or what was run did not keep what it promises.
 pub const EXIT_REFUSED: u8 = 1;
 /// The service is not available: `EX_UNAVAILABLE`.
 pub const EXIT_UNAVAILABLE: u8 = 69;
@@ -204,6 +205,9 @@ pub fn run() -> ExitCode {
 }
 
 /// A runtime for one job.
+///
+/// # Errors
+/// When the system has no threads or descriptors left for it.
 pub fn block_on<T>(job: impl Future<Output = T>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     Ok(runtime.map_err(|error| Failure::new(EXIT_UNAVAILABLE, error))?.block_on(job))

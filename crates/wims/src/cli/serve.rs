@@ -13,15 +13,18 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
-use hyper::header::{HeaderMap, HeaderValue};
+use hyper::header::HeaderValue;
 use tokio::sync::watch;
-use wims_runtime::driver::calls::ApiAddress;
+use wims_runtime::driver::calls::{ApiAddress, Caller};
 use wims_runtime::driver::data_dir::DataDir;
 use wims_runtime::driver::history::HistoryReader;
+use wims_runtime::driver::inbox::Client;
+use wims_runtime::driver::mail::{MailOptions, Mailer};
 use wims_runtime::driver::{
     EXIT_JOURNAL_FAILED, Ending, Runtime, RuntimeError, RuntimeOptions, STOP_PATIENCE,
     check_mail_address,
 };
+use wims_runtime::io::{Answer, Input, Query};
 use wims_runtime::{EngineOptions, engine::SEGMENT_BYTES};
 use wims_stack::{Doc, Stack};
 
@@ -30,10 +33,11 @@ use crate::cli::{
     EXIT_CONFIG, EXIT_DATA_DIR, EXIT_UNAVAILABLE, Failure, block_on, calls_per_second,
     sandbox_failure, stack, stop_signal,
 };
+use crate::constructs::orders_api::SEED_ROUTE;
 use crate::constructs::payments_api::{PAYMENTS_API, PaymentsPace};
-use crate::domain::DEFAULT_SKU;
+use crate::domain::{DEFAULT_SKU, TABLE};
 use crate::fns;
-use crate::http::{App, inventory, server};
+use crate::http::{App, server};
 use crate::sandbox::{Sandbox, SandboxOptions};
 use crate::stack::{Settings, wims_stack};
 
@@ -41,6 +45,8 @@ use crate::stack::{Settings, wims_stack};
 const HTTP_THREADS: u32 = 2;
 /// After the deadline of a stop, the sandbox has this long to close its ledger.
 const SANDBOX_PATIENCE: Duration = Duration::from_secs(1);
+/// Sixteen terabytes: no machine has more, and as bytes it is still a number.
+const MEMORY_MB_MAX: u64 = 16 << 20;
 /// The secret that is no flag, since anybody may read those.
 const AUTHORIZATION: &str = "WIMS_PAYMENTS_AUTHORIZATION";
 
@@ -100,7 +106,8 @@ pub struct ServeArgs {
         value_parser = mail_address)]
     team_email: String,
     /// Megabytes of open orders and messages at which new orders are refused with 503
-    #[arg(long, env = "WIMS_MEMORY_MAX", default_value_t = 4096)]
+    #[arg(long, env = "WIMS_MEMORY_MAX", default_value_t = 4096,
+        value_parser = clap::value_parser!(u64).range(1..=MEMORY_MB_MAX))]
     memory_max: u64,
     /// A declaration to run instead of the built-in stack; see `wims graph --format declaration`.
     /// It has its own pace of payments and its own addresses, so it goes with no
@@ -221,16 +228,19 @@ fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
 
 async fn serve(args: ServeArgs, listener: TcpListener) -> Result<(), Failure> {
     ignore_file_size_signal();
-    let authorization = authorization()?;
+    // What cannot work is refused here; below, files are made.
     let stack = declared(&args)?;
+    let mut caller = caller(&args, &stack)?;
+    let mailer = mailer(&args)?;
     let (stop, stopped) = watch::channel(None);
     let data_dir =
         DataDir::open(&args.data_dir).map_err(|error| Failure::new(EXIT_DATA_DIR, error))?;
     // The sandbox stops last: calls under way are finished first.
     let (stop_sandbox, sandbox_stopped) = watch::channel(false);
-    let (payments_url, sandbox) = start_payments(&args, &data_dir, sandbox_stopped).await?;
-    let payments_address = payments_url.clone();
-    let address = ApiAddress { url: payments_url, authorization, ca: args.payments_ca.clone() };
+    let sandbox = start_sandbox(&args, &data_dir, sandbox_stopped).await?;
+    if let Some(sandbox) = &sandbox {
+        caller.locate(PAYMENTS_API, sandbox.url.clone());
+    }
     let options = RuntimeOptions {
         data_dir,
         engine: EngineOptions {
@@ -239,19 +249,17 @@ async fn serve(args: ServeArgs, listener: TcpListener) -> Result<(), Failure> {
             seed: fastrand::u64(..),
             ..EngineOptions::default()
         },
-        apis: HashMap::from([(PAYMENTS_API.to_owned(), address)]),
-        smtp_url: args.smtp_url.clone(),
-        smtp_ca: args.smtp_ca.clone(),
-        mail_from: args.mail_from.clone(),
+        caller,
+        mailer,
         inboxes: HTTP_THREADS + 1,
     };
     let runtime = Runtime::start(&stack, &fns::all(), options).map_err(start_failure)?;
     tracing::info!(recovered = runtime.recovery, "the journal is recovered");
-    seed(&runtime).await?;
+    seed(&runtime, &stack).await?;
     let address = listener.local_addr();
     let threads = spawn_http(&runtime, listener, &stopped)?;
     let asked_to_stop = stop_signal();
-    announce(address, sandbox.is_some().then_some(payments_address.as_str()));
+    announce(address, sandbox.as_ref().map(|sandbox| sandbox.url.as_str()));
     asked_to_stop.await;
     tracing::info!("stopping: finishing requests and calls under way");
     // One deadline for all; and no call begins that would only be waited for.
@@ -267,7 +275,7 @@ async fn serve(args: ServeArgs, listener: TcpListener) -> Result<(), Failure> {
     let _ = stop_sandbox.send(true);
     if let Some(sandbox) = sandbox {
         let patience_ends = (deadline + SANDBOX_PATIENCE).into();
-        if tokio::time::timeout_at(patience_ends, sandbox).await.is_err() {
+        if tokio::time::timeout_at(patience_ends, sandbox.task).await.is_err() {
             tracing::warn!("the sandbox was cut: payments it was late with are not charged");
         }
     }
@@ -323,14 +331,42 @@ fn settings(args: &ServeArgs) -> Settings {
     }
 }
 
-/// The payments API's URL, and the sandbox's task when we start it.
-async fn start_payments(
+/// Who calls the payments API; where the sandbox is shows only once it listens.
+fn caller(args: &ServeArgs, stack: &Stack) -> Result<Caller, Failure> {
+    let authorization = authorization()?;
+    if args.payments_url.is_none() && authorization.is_some() {
+        tracing::warn!("there are credentials but no --payments-url; payments go to the sandbox");
+    }
+    let url = args.payments_url.clone().unwrap_or_default();
+    let address = ApiAddress { url, authorization, ca: args.payments_ca.clone() };
+    Caller::new(HashMap::from([(PAYMENTS_API.to_owned(), address)]), stack)
+        .map_err(|error| Failure::new(EXIT_CONFIG, format!("failed to {error}")))
+}
+
+fn mailer(args: &ServeArgs) -> Result<Mailer, Failure> {
+    let options = MailOptions {
+        smtp_url: args.smtp_url.clone(),
+        smtp_ca: args.smtp_ca.clone(),
+        from: args.mail_from.clone(),
+        outbox: args.data_dir.join("outbox"),
+    };
+    Mailer::new(options).map_err(|error| Failure::new(EXIT_CONFIG, format!("failed to {error}")))
+}
+
+/// The sandbox under way.
+struct RunningSandbox {
+    url: String,
+    task: tokio::task::JoinHandle<()>,
+}
+
+/// Starts the sandbox, unless there is a payments API.
+async fn start_sandbox(
     args: &ServeArgs,
     data_dir: &DataDir,
     mut stopped: watch::Receiver<bool>,
-) -> Result<(String, Option<tokio::task::JoinHandle<()>>), Failure> {
-    if let Some(url) = &args.payments_url {
-        return Ok((url.clone(), None));
+) -> Result<Option<RunningSandbox>, Failure> {
+    if args.payments_url.is_some() {
+        return Ok(None);
     }
     let bad_days = &args.sandbox;
     let options = SandboxOptions {
@@ -350,7 +386,7 @@ async fn start_payments(
     let task = tokio::spawn(sandbox.run(async move {
         let _ = stopped.wait_for(|stopped| *stopped).await;
     }));
-    Ok((url, Some(task)))
+    Ok(Some(RunningSandbox { url, task }))
 }
 
 fn start_failure(error: RuntimeError) -> Failure {
@@ -358,39 +394,65 @@ fn start_failure(error: RuntimeError) -> Failure {
         RuntimeError::History(_)
         | RuntimeError::HistoryBehind { .. }
         | RuntimeError::JournalBehind { .. }
+        | RuntimeError::Outbox(_)
         | RuntimeError::Start(wims_runtime::StartError::Recovery(_)) => EXIT_DATA_DIR,
-        RuntimeError::Start(wims_runtime::StartError::Plan(_))
-        | RuntimeError::Mail(_)
-        | RuntimeError::Caller(_) => EXIT_CONFIG,
+        RuntimeError::Start(wims_runtime::StartError::Plan(_)) => EXIT_CONFIG,
         RuntimeError::System(_) => EXIT_UNAVAILABLE,
     };
     Failure::new(code, error)
 }
 
-/// Puts the article's item into a fresh store; orders are taken only after that.
-async fn seed(runtime: &Runtime) -> Result<(), Failure> {
+/// Puts the article's item into a fresh store; orders are taken only after that. A stack without
+/// the route for it has its stock from elsewhere, so that only the journal is waited for.
+async fn seed(runtime: &Runtime, stack: &Stack) -> Result<(), Failure> {
     let client = runtime.client(HTTP_THREADS);
     let server = client.clone();
     let serve = tokio::spawn(async move { server.serve().await });
-    let history = HistoryReader::open(&runtime.history_path());
-    let history = history.map_err(|error| Failure::new(EXIT_DATA_DIR, error))?;
-    let app = App::new(client, history, runtime.logs());
-    // A fresh journal has its first segments prepared before it takes anything. A full disk is no
-    // reason not to serve what is there.
-    let nobody_asks = HeaderMap::new();
+    let has_route = stack.routes.iter().any(|route| route.name == SEED_ROUTE);
+    let mut obstacle = None;
+    // A fresh journal has its first segments prepared before it takes anything.
     for _ in 0..100 {
-        if inventory::find(&app, &DEFAULT_SKU).await.is_ok()
-            || app.call(&nobody_asks, "seed-inventory", Doc::object(&[]), None).await.is_ok()
-        {
-            serve.abort();
-            return Ok(());
+        obstacle = try_to_seed(&client, has_route).await?;
+        if obstacle.is_none() {
+            break;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    Err(Failure::new(
-        EXIT_JOURNAL_FAILED as u8,
-        "the journal's first segments could not be prepared; is the disk full?",
-    ))
+    serve.abort();
+    match obstacle {
+        None => Ok(()),
+        Some(_) if has_route => Err(Failure::new(
+            EXIT_JOURNAL_FAILED as u8,
+            "the journal's first segments could not be prepared; is the disk full?",
+        )),
+        // Whether there is anything in this store cannot be told.
+        Some(reason) => {
+            tracing::warn!(reason, "orders are refused for now");
+            Ok(())
+        }
+    }
+}
+
+/// Seeds the store where that is due, or tells what stands in the way for now.
+async fn try_to_seed(client: &Client, has_route: bool) -> Result<Option<&'static str>, Failure> {
+    let query = Query::Get { table: TABLE, pk: DEFAULT_SKU.pk(), sk: DEFAULT_SKU.sk() };
+    let found = client.ask(|ticket| Input::Query { ticket, query }).await;
+    // A full disk is no reason not to serve what is there.
+    if let Some(Answer::Item(Some(_))) = found {
+        return Ok(None);
+    }
+    let (route, arguments) = (SEED_ROUTE, Doc::object(&[]));
+    let call = |ticket| Input::Call { ticket, route, arguments, history: None, trace: None };
+    match client.ask(call).await {
+        Some(Answer::Full { reason, .. }) => Ok(Some(reason)),
+        Some(Answer::Refused(refusal)) if has_route => {
+            let message = format!("the stack's route {SEED_ROUTE} is refused: {}", refusal.detail);
+            Err(Failure::new(EXIT_CONFIG, message))
+        }
+        // It is done; or nothing is full, and it has no such route.
+        Some(_) => Ok(None),
+        None => Ok(Some("too many requests wait")),
+    }
 }
 
 fn spawn_http(

@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 
 use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
-use wims_stack::check::{self, FunctionNames, Published, Severity};
-use wims_stack::{Stack, draw};
+use wims_runtime::driver::check_mail_address;
+use wims_stack::check::{self, Finding, FunctionNames, Published, Severity};
+use wims_stack::{ApiRef, HttpRoute, Route, Stack, draw};
 
 use crate::cli::{EXIT_CONFIG, Failure, say};
-use crate::constructs::payments_api::PaymentsPace;
+use crate::constructs::payments_api::{PAYMENTS_API, PaymentsPace};
 use crate::domain::{BUSINESS_SOURCE, CDC_EVENT, CUSTOMER, INVENTORY, PROJECT_SOURCE};
 use crate::fns;
 use crate::fns::cdc_enrichment::BUSINESS_EVENTS;
@@ -75,7 +76,7 @@ pub fn graph(args: &GraphArgs) -> Result<(), Failure> {
 /// When a given declaration cannot be read, or has errors.
 pub fn check(args: &CheckArgs) -> Result<(), Failure> {
     let stack = chosen(args.stack.as_deref())?;
-    let findings = check::check(&stack, &function_names());
+    let findings = findings(&stack);
     if args.json {
         say(&serde_json::to_string_pretty(&findings).expect("findings are plain data"));
     } else {
@@ -89,9 +90,58 @@ pub fn check(args: &CheckArgs) -> Result<(), Failure> {
 }
 
 fn chosen(path: Option<&Path>) -> Result<Stack, Failure> {
-    let settings =
-        Settings { team_email: "theteam@ourcompany.com".into(), payments: PaymentsPace::default() };
-    path.map_or_else(|| Ok(wims_stack(&settings)), read)
+    path.map_or_else(|| Ok(built_in()), read)
+}
+
+fn built_in() -> Stack {
+    let payments = PaymentsPace::default();
+    wims_stack(&Settings { team_email: "theteam@ourcompany.com".into(), payments })
+}
+
+/// Everything there is to say about a stack that is to run here, the worst first.
+fn findings(stack: &Stack) -> Vec<Finding> {
+    let mut findings = check::check(stack, &function_names());
+    findings.extend(unserved(stack));
+    findings.sort_by_key(|finding| finding.severity);
+    findings
+}
+
+/// What `serve` cannot honour, however sound the stack is.
+fn unserved(stack: &Stack) -> Vec<Finding> {
+    let error = |resource, message| Finding { severity: Severity::Error, resource, message };
+    let others = stack.apis.iter().map(ApiRef::name).filter(|name| *name != PAYMENTS_API);
+    let message = format!("serve has no address for it, only for {PAYMENTS_API}");
+    let others = others.map(|name| error(format!("api/{name}"), message.clone()));
+    let served = built_in().routes;
+    let routes = stack.routes.iter().filter_map(|route| {
+        Some(error(format!("route/{}", route.name), unserved_route(route, &served)?))
+    });
+    let subscriptions = stack.topics.iter().flat_map(|topic| {
+        topic.subscriptions.iter().map(|subscription| (topic.name.name(), &subscription.email))
+    });
+    let mails = subscriptions.filter_map(|(topic, email)| {
+        let why = check_mail_address(email).err()?;
+        Some(error(format!("topic/{topic}"), format!("mails {email}: {why}")))
+    });
+    others.chain(routes).chain(mails).collect()
+}
+
+/// Why a route is none of those that `serve` has; the router is part of the program.
+fn unserved_route(route: &Route, served: &[Route]) -> Option<String> {
+    let told = |http: &Option<HttpRoute>| {
+        http.as_ref().map_or_else(|| "an internal route".to_owned(), HttpRoute::to_string)
+    };
+    match served.iter().find(|served| served.name == route.name) {
+        None => {
+            let names: Vec<&str> = served.iter().map(|served| served.name.as_str()).collect();
+            Some(format!("serve has no such route; it has {}", names.join(", ")))
+        }
+        Some(served) if served.http == route.http => None,
+        Some(served) => {
+            let (has, asked) = (told(&served.http), told(&route.http));
+            Some(format!("serve has it as {has}, not as {asked}"))
+        }
+    }
 }
 
 /// Reads a declaration that is to run; its warnings are logged.
@@ -101,7 +151,7 @@ fn chosen(path: Option<&Path>) -> Result<Stack, Failure> {
 pub fn sound(path: &Path) -> Result<Stack, Failure> {
     let stack = read(path)?;
     let mut errors = Vec::new();
-    for finding in check::check(&stack, &function_names()) {
+    for finding in findings(&stack) {
         match finding.severity {
             Severity::Error => errors.push(finding.to_string()),
             Severity::Warning => tracing::warn!(%finding, "the stack may not do what is meant"),

@@ -4,7 +4,7 @@
 //! on disk. Its integration builds the item from typed values, where the article's pastes text
 //! into a template.
 
-use wims_stack::{Route, Stack, TableRef};
+use wims_stack::{HttpRoute, Route, Stack, TableRef};
 
 use crate::fns::function;
 
@@ -14,6 +14,10 @@ pub struct OrdersApiProps {
     pub table: TableRef,
 }
 
+/// Name of the route that puts the article's item into a fresh store; the server calls it at its
+/// start.
+pub const SEED_ROUTE: &str = "seed-inventory";
+
 /// The construct.
 pub struct OrdersApi;
 
@@ -21,16 +25,17 @@ impl OrdersApi {
     /// Declares the routes that write.
     pub fn new(stack: &mut Stack, props: OrdersApiProps) -> OrdersApi {
         let routes = [
-            ("create-order", "POST", "/orders"),
-            ("ship-order", "POST", "/orders/{orderId}/ship"),
-            ("put-item", "PUT", "/inventory/{product}/{model}"),
-            ("receive-stock", "POST", "/inventory/{product}/{model}/receipts"),
-            ("seed-inventory", "", ""),
+            ("create-order", Some(("POST", "/orders"))),
+            ("ship-order", Some(("POST", "/orders/{orderId}/ship"))),
+            ("put-item", Some(("PUT", "/inventory/{product}/{model}"))),
+            ("receive-stock", Some(("POST", "/inventory/{product}/{model}/receipts"))),
+            (SEED_ROUTE, None),
         ];
-        stack.routes.extend(routes.map(|(name, method, path)| Route {
+        let http =
+            |(method, path): (&str, &str)| HttpRoute { method: method.into(), path: path.into() };
+        stack.routes.extend(routes.map(|(name, request)| Route {
             name: name.into(),
-            method: method.into(),
-            path: path.into(),
+            http: request.map(http),
             function: function(name),
             table: props.table.clone(),
         }));

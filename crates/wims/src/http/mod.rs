@@ -85,6 +85,10 @@ impl App {
 
     /// Carries out a route of the stack; `headers` may tell a trace, `history` is a closed item it
     /// names.
+    ///
+    /// # Errors
+    /// What the route refuses with, or 404 when the stack has no such route; 503 when something is
+    /// full.
     pub async fn call(
         &self,
         headers: &HeaderMap,
@@ -105,6 +109,9 @@ impl App {
     }
 
     /// Asks the engine.
+    ///
+    /// # Errors
+    /// When it refuses, or 503 when something is full.
     pub async fn query(&self, query: Query) -> Result<Answer, Problem> {
         match self.client.ask(|ticket| Input::Query { ticket, query }).await {
             Some(Answer::Full { retry_after_s, reason }) => {
@@ -117,6 +124,9 @@ impl App {
     }
 
     /// Reads history on a thread that may wait for the disk.
+    ///
+    /// # Errors
+    /// 500 when it cannot be read; the log says why.
     pub async fn history<T: Send + 'static>(
         &self,
         read: impl FnOnce(&HistoryReader) -> Result<T, wims_runtime::driver::history::HistoryError>
@@ -157,12 +167,18 @@ fn odd() -> Problem {
 
 /// Reads a body of JSON fields, refusing one that is too large, too slow or of another type, or
 /// that comes with an idempotency key.
+///
+/// # Errors
+/// What is wrong with it.
 pub async fn read_fields(headers: &HeaderMap, body: Body) -> Result<Fields, Problem> {
     let bytes = read_body(headers, body).await?;
     Ok(Fields::of(parse(&bytes)?))
 }
 
 /// Reads a body that may be absent; an absent one has no fields.
+///
+/// # Errors
+/// What is wrong with it, as in [`read_fields`].
 pub async fn read_optional_fields(headers: &HeaderMap, body: Body) -> Result<Fields, Problem> {
     let bytes = read_body(headers, body).await?;
     let bytes = if bytes.is_empty() { Bytes::from_static(b"{}") } else { bytes };

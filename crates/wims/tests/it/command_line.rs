@@ -3,7 +3,7 @@
 //! start, is tested elsewhere; here it is how that is told.
 
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
@@ -368,7 +368,12 @@ impl Following {
         let mut command = Command::new(env!("CARGO_BIN_EXE_wims"));
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = command.spawn().expect("the binary starts");
-        let output = BufReader::new(child.stdout.take().expect("a pipe"));
+        let output = child.stdout.take().expect("a pipe");
+        Following::reading(child, output)
+    }
+
+    fn reading(child: Child, output: impl Read + Send + 'static) -> Following {
+        let output = BufReader::new(output);
         let (sender, lines) = mpsc::channel();
         std::thread::spawn(move || {
             output.lines().map_while(Result::ok).all(|line| sender.send(line).is_ok())
@@ -463,6 +468,25 @@ fn the_engines_benchmark_is_one_object_for_a_program() {
     for figure in ["us_per_order", "journal_bytes_per_order"] {
         assert!(report[figure].as_f64() > Some(0.0), "{figure} in {report}");
     }
+}
+
+#[test]
+fn a_benchmark_that_is_interrupted_says_so_with_its_exit_code() {
+    let help = wims(&["--help"]).stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(help.contains("130 a benchmark was interrupted"), "{help}");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wims"));
+    // Its payments would take minutes.
+    command.args(["bench", "article", "--orders=20", "--payments-rate=0.1"]);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the binary starts");
+    let told = child.stderr.take().expect("a pipe");
+    let mut bench = Following::reading(child, told);
+    for line in ["v1: done", "v1: done", "v2: done", "v2: done", "waiting for its payments"] {
+        bench.line_with(line);
+    }
+    let pid = rustix::process::Pid::from_child(&bench.child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("it is ours");
+    assert_eq!(bench.child.wait().expect("it ends").code(), Some(130));
 }
 
 #[test]

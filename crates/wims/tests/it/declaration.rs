@@ -200,6 +200,135 @@ fn a_stack_the_check_finds_wrong_does_not_start() {
     assert!(!folder.join("data").exists());
 }
 
+/// What `check` finds wrong with a stack; `serve` refuses it with the same words, before anything
+/// is touched.
+fn refused(name: &str, stack: &Value) -> String {
+    let folder = Folder::new(name);
+    let path = folder.join("stack.json");
+    std::fs::write(&path, stack.to_string()).expect("written");
+    let path = path.display().to_string();
+    let checked = wims(&["check", "--stack", &path]);
+    assert_eq!(checked.code, Some(78), "{}", checked.stderr);
+    let errors: Vec<&str> =
+        checked.stdout.lines().filter(|line| line.starts_with("error ")).collect();
+    let errors = errors.join("\n");
+    let data = folder.join("data").display().to_string();
+    let served = wims(&["serve", "--listen=127.0.0.1:0", "--stack", &path, "--data-dir", &data]);
+    assert_eq!(served.code, Some(78), "{}", served.stderr);
+    assert!(served.stderr.contains(&errors), "{}", served.stderr);
+    assert!(!folder.join("data").exists());
+    errors
+}
+
+#[test]
+fn an_api_nobody_has_an_address_of_is_refused_by_name() {
+    let mut stack = declaration();
+    stack["apis"].as_array_mut().expect("apis").push("FraudApi".into());
+    let told = "error api/FraudApi: serve has no address for it, only for PaymentsApi";
+    assert_eq!(refused("no-address", &stack), told);
+}
+
+#[test]
+fn a_reader_of_mails_who_has_no_address_is_refused() {
+    let mut stack = declaration();
+    stack["topics"][0]["subscriptions"][0]["email"] = "nobody".into();
+    let errors = refused("no-reader", &stack);
+    let told = "error topic/TeamAlertsTopic: mails nobody: it is no mail address";
+    assert!(errors.starts_with(told) && errors.lines().count() == 1, "{errors}");
+}
+
+/// A route of the stack, by name, taken out of it.
+fn without_route(stack: &mut Value, name: &str) {
+    let routes = stack["routes"].as_array_mut().expect("routes");
+    let before = routes.len();
+    routes.retain(|route| route["name"] != name);
+    assert_eq!(routes.len(), before - 1, "{name} was there");
+}
+
+/// A route of the stack, by name.
+fn route<'a>(stack: &'a mut Value, name: &str) -> &'a mut Value {
+    let routes = stack["routes"].as_array_mut().expect("routes");
+    routes.iter_mut().find(|route| route["name"] == name).expect("the route is there")
+}
+
+#[test]
+fn a_route_that_is_not_served_as_declared_is_refused_with_what_is_served() {
+    let mut stack = declaration();
+    route(&mut stack, "create-order")["http"]["path"] = "/bestellungen".into();
+    route(&mut stack, "ship-order")["http"]["method"] = "PUT".into();
+    route(&mut stack, "put-item")["http"] = Value::Null;
+    route(&mut stack, "seed-inventory")["http"] =
+        serde_json::json!({"method": "POST", "path": "/seed"});
+    route(&mut stack, "receive-stock")["name"] = "return-stock".into();
+    let told = "\
+error route/create-order: serve has it as POST /orders, not as POST /bestellungen
+error route/ship-order: serve has it as POST /orders/{orderId}/ship, not as PUT \
+/orders/{orderId}/ship
+error route/put-item: serve has it as PUT /inventory/{product}/{model}, not as an internal route
+error route/return-stock: serve has no such route; it has create-order, ship-order, put-item, \
+receive-stock, seed-inventory
+error route/seed-inventory: serve has it as an internal route, not as POST /seed";
+    assert_eq!(refused("other-routes", &stack), told);
+}
+
+#[test]
+fn every_request_the_stack_declares_is_one_the_server_answers() {
+    let stack = declaration();
+    let server = Server::start("requests", &[]);
+    let routes = stack["routes"].as_array().expect("routes");
+    let requests: Vec<&Value> =
+        routes.iter().map(|route| &route["http"]).filter(|http| !http.is_null()).collect();
+    assert_eq!(requests.len(), 4);
+    for request in requests {
+        let text = |name: &str| request[name].as_str().expect("text").to_owned();
+        let method = reqwest::Method::from_bytes(text("method").as_bytes()).expect("a method");
+        let (status, problem) = server.send(method, &text("path").replace(['{', '}'], ""), "[]");
+        // The path is known when it is the body, or what the path names, that is wrong.
+        assert_ne!(problem["detail"], "there is no such route", "{request}");
+        assert!([400, 404].contains(&status), "{request}: {status} {problem}");
+    }
+}
+
+#[test]
+fn what_the_stack_has_no_route_for_is_answered_with_404() {
+    let mut stack = declaration();
+    without_route(&mut stack, "create-order");
+    let server = serve("no-orders", &stack, &[]);
+    let (status, problem) = server.post("/orders", r#"{"customerId":"349","quantity":7}"#);
+    assert_eq!(status, 404, "{problem}");
+    assert_eq!(problem["detail"], "the stack has no route create-order");
+    let (_, page) = server.get("/orders");
+    assert_eq!(page["items"], serde_json::json!([]));
+}
+
+#[test]
+fn a_stack_that_does_not_seed_has_only_the_stock_it_is_given() {
+    let mut stack = declaration();
+    without_route(&mut stack, "seed-inventory");
+    let server = serve("no-seed", &stack, &[]);
+    assert_eq!(server.get("/inventory").0, 404);
+    let item = r#"{"productName":"MacGuffin","unitPrice":2500}"#;
+    let put = |body| server.send(reqwest::Method::PUT, "/inventory/MACGUFFIN/LX", body);
+    assert_eq!(put(item).0, 201, "orders are taken once the URL is told");
+    assert_eq!(server.get("/inventory").1["quantity"], 0);
+}
+
+#[test]
+fn a_seed_that_is_refused_ends_the_start_in_its_own_words() {
+    let mut stack = declaration();
+    route(&mut stack, "seed-inventory")["function"] = "ship-order".into();
+    let folder = Folder::new("wrong-seed");
+    let path = folder.join("stack.json");
+    std::fs::write(&path, stack.to_string()).expect("written");
+    let (stack, data) = (path.display().to_string(), folder.join("data").display().to_string());
+    let arguments = ["serve", "--listen=127.0.0.1:0", "--sandbox-listen=127.0.0.1:0"];
+    let files = ["--stack", &stack, "--data-dir", &data];
+    let failed = wims(&[&arguments[..], &files[..]].concat());
+    assert_eq!(failed.code, Some(78), "{}", failed.stderr);
+    let told = "the stack's route seed-inventory is refused: there is no order";
+    assert!(failed.stderr.contains(told), "{}", failed.stderr);
+}
+
 #[test]
 fn settings_of_the_built_in_stack_are_refused_beside_another_stack() {
     let settings = [

@@ -143,6 +143,8 @@ fn settings_that_cannot_work_are_refused_before_anything_is_touched() {
         "--sandbox-burst=0",
         "--sandbox-decline-percent=101",
         "--sandbox-error-percent=101",
+        "--memory-max=0",
+        "--memory-max=17592186044416",
     ];
     for setting in wrong {
         let refused = wims(&["serve", "--listen=127.0.0.1:0", &data, setting]);
@@ -152,6 +154,20 @@ fn settings_that_cannot_work_are_refused_before_anything_is_touched() {
     }
     let refused = wims(&["payments-sandbox", "--rate=0"]);
     assert_eq!(refused.code, Some(2), "{}", refused.stderr);
+    // These are well-formed, and what they name does not work.
+    let [payments, mails] = ["--payments-url=https://127.0.0.1:9", "--smtp-url=smtps://127.0.0.1"];
+    let wrong: [(&[&str], &str); 4] = [
+        (&["--smtp-url=http://127.0.0.1"], "smtp url"),
+        (&["--smtp-ca=absent.pem"], "smtp ca"),
+        (&[mails, "--smtp-ca=absent.pem"], "absent.pem"),
+        (&[payments, "--payments-ca=absent.pem"], "absent.pem"),
+    ];
+    for (settings, told) in wrong {
+        let usual = ["serve", "--listen=127.0.0.1:0", "--sandbox-listen=127.0.0.1:0", &data];
+        let refused = wims(&[&usual[..], settings].concat());
+        assert_eq!(refused.code, Some(78), "{settings:?}: {}", refused.stderr);
+        assert!(refused.stderr.contains(told), "{settings:?}: {}", refused.stderr);
+    }
     assert!(!folder.join("data").exists());
 }
 
