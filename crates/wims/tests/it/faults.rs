@@ -2,7 +2,8 @@
 //! one by its number and shows, from outside, that it is not there.
 //!
 //! What no door leads to is shown by unit tests of the runtime: a task that fails once and then
-//! works (8, in `workflow.rs`), a poison record in a stream (12, in `bus.rs`).
+//! works (8, in `workflow.rs`), a poison record in a stream (12, in `bus.rs`). That no queue
+//! forgets after four days (12) is shown by the simulator's tests, whose clock is told.
 
 use std::collections::BTreeSet;
 use std::sync::Barrier;
