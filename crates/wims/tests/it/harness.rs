@@ -2,7 +2,7 @@
 //! process id when dropped, and removes the folder.
 //!
 //! Promise: a test that passes has left nothing in flight. A server stops cleanly when it is
-//! dropped, and has told of no error; one that must not is said to.
+//! dropped, and has told of no error, unless a test says that it may fail.
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
