@@ -26,7 +26,7 @@ use crate::sweep::Sweep;
 use crate::trace::TraceId;
 use crate::transact::TransactFailure;
 
-/// Changes not yet through the pipe at which intake is refused.
+/// Changes not yet through the pipe at which intake is refused, unless configured otherwise.
 pub const CHANGE_LAG_MAX: usize = 100_000;
 /// Bytes of a segment unless configured otherwise.
 pub const SEGMENT_BYTES: u64 = 64 << 20;
@@ -46,6 +46,8 @@ pub struct EngineOptions {
     pub segment_bytes: u64,
     /// Intake is refused above this estimate of memory in bytes.
     pub memory_max: u64,
+    /// Intake is refused when more changes than this wait for a pipe.
+    pub change_lag_max: usize,
     /// Seed of ids and jitter.
     pub seed: u64,
     /// Planted bugs; all off except in the simulator's own tests.
@@ -57,6 +59,7 @@ impl Default for EngineOptions {
         EngineOptions {
             segment_bytes: SEGMENT_BYTES,
             memory_max: u64::MAX,
+            change_lag_max: CHANGE_LAG_MAX,
             seed: 0,
             bugs: EngineBugs::default(),
         }
@@ -472,7 +475,7 @@ impl Engine {
         if !self.journal.admits() {
             return Some(NO_SEGMENT_REASON);
         }
-        let is_behind = self.state.stream.len() > CHANGE_LAG_MAX;
+        let is_behind = self.state.stream.len() > self.options.change_lag_max;
         is_behind.then_some("too many changes wait for the pipe")
     }
 

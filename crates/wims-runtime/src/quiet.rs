@@ -2,6 +2,8 @@
 //! told, nobody outside. A life ends when the test says so, and the next one has the disk. It
 //! deliberately is not hostile; that world is [`crate::sim`].
 
+mod full;
+
 use wims_stack::table::{Action, Condition, Write};
 use wims_stack::{
     BusRef, Doc, Field, FunctionRef, Pattern, Pipe, PipeSource, PipeTarget, Queue, QueueRef, Route,
@@ -10,7 +12,9 @@ use wims_stack::{
 
 use crate::engine::{Engine, EngineOptions};
 use crate::functions::{Function, Functions, PutEvent, Refusal, RouteInput, Routed, StreamRecord};
-use crate::io::{Answer, ClosedItem, Input, MailJob, Now, Output, Query, Ticket};
+use crate::io::{
+    Answer, ApiCall, CallReply, ClosedItem, Input, MailJob, Now, Output, Query, Ticket,
+};
 use crate::messages::Message;
 use crate::sim::disk::SimDisk;
 use crate::trace::TraceId;
@@ -127,8 +131,12 @@ pub struct Quiet {
     pub engine: Engine,
     /// The disk.
     pub disk: SimDisk,
+    /// No segment can be prepared on it.
+    pub disk_is_full: bool,
     /// Mails that were handed out.
     pub mails: Vec<MailJob>,
+    /// Calls that were handed out.
+    pub calls: Vec<ApiCall>,
     /// Closed items that history got in this life.
     pub history: Vec<ClosedItem>,
     now: Now,
@@ -169,8 +177,17 @@ impl Quiet {
         let now = Now { wall_ms, mono_us: 0 };
         let started = Engine::start(stack, functions, &mut disk, options, now);
         let (engine, _) = started.expect("the stack can run");
-        let (mails, history, inputs, answers) = (vec![], vec![], vec![], vec![]);
-        let mut quiet = Quiet { engine, disk, mails, history, now, inputs, answers };
+        let mut quiet = Quiet {
+            engine,
+            disk,
+            disk_is_full: false,
+            mails: Vec::new(),
+            history: Vec::new(),
+            calls: Vec::new(),
+            now,
+            inputs: Vec::new(),
+            answers: Vec::new(),
+        };
         quiet.pass_ms(10);
         quiet
     }
@@ -212,10 +229,26 @@ impl Quiet {
 
     /// The answer to a question.
     pub fn ask(&mut self, query: Query) -> Answer {
-        let ticket = Ticket { inbox: ASKER, slot: 0 };
-        self.inputs.push(Input::Query { ticket, query });
+        self.answer_to(|ticket| Input::Query { ticket, query })
+    }
+
+    /// The answer to putting a new item.
+    pub fn ask_to_put(&mut self, sk: &str) -> Answer {
+        let arguments = Doc::object(&[("sk", Field::Str(sk))]);
+        let (route, history, trace) = ("put", None, None);
+        self.answer_to(|ticket| Input::Call { ticket, route, arguments, history, trace })
+    }
+
+    fn answer_to(&mut self, request: impl FnOnce(Ticket) -> Input) -> Answer {
+        self.inputs.push(request(Ticket { inbox: ASKER, slot: 0 }));
         self.pass_ms(10);
         self.answers.pop().expect("it is answered")
+    }
+
+    /// The API answers a call with this status, in the next step.
+    pub fn reply_to(&mut self, call: &ApiCall, status: u16) {
+        let reply = CallReply::Answered { status, retry_after_ms: None, body: None };
+        self.inputs.push(Input::Called { call: call.call, reply });
     }
 
     /// Lets time pass, a step each millisecond.
@@ -229,7 +262,7 @@ impl Quiet {
         }
     }
 
-    /// The disk and history are there, who asks is told, mails are kept; nobody else is outside.
+    /// Disk and history are there, who asks is told, mails and calls are kept; nobody else is outside.
     fn carry_out(&mut self, output: Output) {
         match output {
             Output::Write(frame) => {
@@ -238,17 +271,19 @@ impl Quiet {
             }
             Output::Prepare { segment } => {
                 self.disk.begin_preparing(segment);
-                self.disk.finish_preparing(segment, true);
-                self.inputs.push(Input::Prepared { segment, success: true });
+                let success = !self.disk_is_full;
+                self.disk.finish_preparing(segment, success);
+                self.inputs.push(Input::Prepared { segment, success });
             }
             Output::Remove { segment } => self.disk.remove(segment),
             Output::Reply(ticket, answer) if ticket.inbox == ASKER => self.answers.push(answer),
             Output::Mail(mail) => self.mails.push(mail),
+            Output::Call(call) => self.calls.push(call),
             Output::History(job) => {
                 self.history.extend(job.items);
                 self.inputs.push(Input::Historied { seq: job.seq, success: true });
             }
-            Output::Reply(..) | Output::Call(_) => {}
+            Output::Reply(..) => {}
         }
     }
 

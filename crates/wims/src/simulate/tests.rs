@@ -9,17 +9,33 @@ const SEEDS: u64 = 20;
 #[test]
 fn twenty_short_seeds_keep_every_promise() {
     let plan = SimPlan::default();
-    let (mut crashes, mut orders, mut flips, mut flips_refused) = (0, 0, 0, 0);
+    let (mut all, mut orders) = (Counts::default(), 0);
     for seed in 0..SEEDS {
         let report = run_seed(seed, &plan).unwrap_or_else(|failure| panic!("{failure}"));
-        crashes += report.counts.crashes;
+        let counts = report.counts;
+        all.crashes += counts.crashes;
+        all.crashes_in_recovery += counts.crashes_in_recovery;
+        all.frames_survived += counts.frames_survived;
+        all.torn_tails += counts.torn_tails;
+        all.segments_removed += counts.segments_removed;
+        all.flips += counts.flips;
+        all.flips_refused += counts.flips_refused;
         orders += report.orders;
-        flips += report.counts.flips;
-        flips_refused += report.counts.flips_refused;
     }
-    assert!(crashes >= 60, "only {crashes} crashes: the world is not hostile");
+    assert!(all.crashes >= 60, "only {} crashes: the world is not hostile", all.crashes);
     assert!(orders >= 500, "only {orders} orders: the workload does not work");
-    assert!(flips >= 10 && flips_refused > 0, "{flips} bits misread, {flips_refused} refused");
+    let happened = [
+        ("a crash in a recovery", all.crashes_in_recovery),
+        ("a frame that survived unacknowledged", all.frames_survived),
+        ("a torn tail", all.torn_tails),
+        ("a segment removed", all.segments_removed),
+        ("a bit misread", all.flips),
+        ("a misread bit refused", all.flips_refused),
+    ];
+    for (what, times) in happened {
+        assert!(times > 0, "never {what}: the world is not hostile");
+    }
+    assert!(all.flips >= 10, "only {} bits misread", all.flips);
 }
 
 /// Seeds that found a bug once, each with what it found.

@@ -525,11 +525,3 @@ fn a_seed_that_fails_is_told_with_the_command_that_shows_it_again() {
     );
     assert_eq!(again.stdout, told);
 }
-
-#[cfg(not(debug_assertions))]
-#[test]
-fn a_release_binary_has_no_switch_for_bugs() {
-    let refused = wims(&["simulate", "--plant=skip-sync"]);
-    assert_eq!(refused.code, Some(2), "{}", refused.stdout);
-    assert!(refused.stderr.contains("unexpected argument '--plant'"), "{}", refused.stderr);
-}

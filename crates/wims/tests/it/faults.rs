@@ -2,11 +2,11 @@
 //! one by its number and shows, from outside, that it is not there.
 //!
 //! What no door leads to is shown by unit tests of the runtime: a task that fails once and then
-//! works (8, in `workflow.rs`), a poison record in a stream (12, in `bus.rs`).
+//! works (8, in `workflow.rs`), a poison record in a stream (12, in `bus.rs`). That no queue
+//! forgets after four days (12) is shown by the simulator's tests, whose clock is told.
 
 use std::collections::BTreeSet;
 use std::sync::Barrier;
-use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -62,19 +62,41 @@ fn no_order_and_full_stock(server: &Server) {
     assert_eq!(server.get("/inventory").1["quantity"], 1_000_000);
 }
 
+/// Orders of one customer from eight clients at once; their ids.
+fn ten_orders_of_each_of_eight_clients(server: &Server) -> Vec<String> {
+    std::thread::scope(|scope| {
+        let client = || (0..10).map(|_| server.order("349", 1)).collect::<Vec<_>>();
+        let clients: Vec<_> = (0..8).map(|_| scope.spawn(client)).collect();
+        clients.into_iter().flat_map(|thread| thread.join().expect("a client")).collect()
+    })
+}
+
 #[test]
 fn fault_01_same_customer_same_millisecond_is_two_orders() {
     let server = Server::start("twins", &["--sandbox-rate=500", "--sandbox-burst=50"]);
-    let ids: BTreeSet<String> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..8)
-            .map(|_| scope.spawn(|| (0..10).map(|_| server.order("349", 1)).collect::<Vec<_>>()))
-            .collect();
-        threads.into_iter().flat_map(|thread| thread.join().expect("a client")).collect()
+    let (mut placed, mut stored, mut milliseconds) = (Vec::new(), Vec::new(), BTreeSet::new());
+    // Until two share a millisecond; a page shows no more than six rounds.
+    for _ in 0..6 {
+        placed.extend(ten_orders_of_each_of_eight_clients(&server));
+        let (_, page) = server.get("/orders?customerId=349&limit=500");
+        let orders = page["items"].as_array().expect("orders");
+        let texts = |name: &'static str| {
+            orders.iter().map(move |o| o[name].as_str().expect(name).to_owned())
+        };
+        stored = texts("orderId").collect();
+        milliseconds = texts("createdAt").collect();
+        if milliseconds.len() < orders.len() {
+            break;
+        }
+    }
+    assert!(milliseconds.len() < placed.len(), "no two were placed in the same millisecond");
+    let ids = |orders: &[String]| orders.iter().cloned().collect::<BTreeSet<_>>();
+    assert_eq!(ids(&placed).len(), placed.len(), "each has an id of its own");
+    assert_eq!(stored.len(), placed.len(), "none has replaced another");
+    assert_eq!(ids(&stored), ids(&placed));
+    await_condition("each to be processed", || {
+        server.get("/inventory").1["reserved"] == placed.len()
     });
-    assert_eq!(ids.len(), 80);
-    let (_, page) = server.get("/orders?customerId=349&limit=500");
-    assert_eq!(page["items"].as_array().map(Vec::len), Some(80));
-    await_condition("each to be processed", || server.get("/inventory").1["reserved"] == 80);
 }
 
 #[test]
@@ -367,11 +389,7 @@ fn fault_13_ten_clients_at_once_are_all_answered_and_stock_settles_at_once() {
             });
         }
     });
-    let replied = Instant::now();
-    await_condition("stock to settle", || {
-        server.get("/inventory").1["reserved"] == 10 * ORDERS * 7
-    });
-    // Half a second is what is promised; ten times that is what a busy machine may make of it.
-    assert!(replied.elapsed() < Duration::from_secs(5), "{:?}", replied.elapsed());
+    // Stock is reserved in the frame of the order: who has an answer waits for nothing.
+    assert_eq!(server.get("/inventory").1["reserved"], 10 * ORDERS * 7);
     assert_eq!(server.get("/inventory").1["quantity"], 1_000_000 - 10 * ORDERS * 7);
 }

@@ -1,7 +1,11 @@
 //! Starts the real binary on ports the system chooses and a folder of its own; stops it by its
 //! process id when dropped, and removes the folder.
+//!
+//! Promise: a test that passes has left nothing in flight. A server stops cleanly when it is
+//! dropped, and has told of no error, unless a test says that it may fail.
 
 use std::io::{BufRead, BufReader};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -33,6 +37,8 @@ impl Drop for Folder {
 /// A running process of the binary that printed a URL first.
 pub struct Process {
     child: Child,
+    /// It was killed, or has ended and was seen to.
+    ended: bool,
     pub url: String,
     /// The URL of the sandbox that `serve` started.
     pub sandbox_url: Option<String>,
@@ -71,7 +77,7 @@ impl Process {
             "no URL: {first:?}\n{}",
             std::fs::read_to_string(errors).unwrap_or_default()
         );
-        Process { child, url, sandbox_url }
+        Process { child, ended: false, url, sandbox_url }
     }
 
     pub fn id(&self) -> u32 {
@@ -82,18 +88,30 @@ impl Process {
     pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        self.ended = true;
     }
 
     /// Waits until it ends by itself; the exit code.
     pub fn wait(&mut self) -> Option<i32> {
-        self.child.wait().expect("it ends").code()
+        let mut status = None;
+        await_condition("the process to end", || {
+            status = self.child.try_wait().expect("it is ours");
+            status.is_some()
+        });
+        self.ended = true;
+        status.and_then(|status| status.code())
+    }
+
+    /// SIGTERM.
+    pub fn ask_to_stop(&self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it is ours");
     }
 
     /// SIGTERM; the exit code.
     pub fn terminate(&mut self) -> Option<i32> {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it is ours");
-        self.child.wait().expect("it ends").code()
+        self.ask_to_stop();
+        self.wait()
     }
 }
 
@@ -108,6 +126,8 @@ pub struct Server {
     pub process: Process,
     pub folder: Folder,
     pub sandbox_url: Option<String>,
+    /// Errors are expected of it, and that it does not stop cleanly.
+    may_fail: bool,
     client: reqwest::blocking::Client,
 }
 
@@ -126,7 +146,13 @@ impl Server {
     /// Starts a server none of whose files may grow past some bytes.
     pub fn limited(folder: Folder, file_bytes_max: u64) -> Server {
         let process = Process::spawn(limited(&folder, file_bytes_max), &folder.join("stderr.log"));
-        Server::of(process, folder)
+        Server::of(process, folder).may_fail()
+    }
+
+    /// From now on it may tell of errors, and is killed when dropped.
+    pub fn may_fail(mut self) -> Server {
+        self.may_fail = true;
+        self
     }
 
     fn of(process: Process, folder: Folder) -> Server {
@@ -136,12 +162,26 @@ impl Server {
             .build()
             .expect("a client");
         let sandbox_url = process.sandbox_url.clone();
-        Server { process, folder, sandbox_url, client }
+        Server { process, folder, sandbox_url, may_fail: false, client }
     }
 
     /// The folder, after the process has ended.
-    pub fn into_folder(self) -> Folder {
-        self.folder
+    pub fn into_folder(mut self) -> Folder {
+        self.end();
+        Folder(std::mem::take(&mut self.folder.0))
+    }
+
+    /// Stops it if it still runs, and looks at how it went and what it has told.
+    fn end(&mut self) {
+        if self.may_fail {
+            return self.process.kill();
+        }
+        let code = if self.process.ended { Some(0) } else { self.process.terminate() };
+        let log = self.log();
+        assert_eq!(code, Some(0), "a clean stop:\n{log}");
+        let is_trouble = |line: &&str| line.contains(" ERROR ") || line.contains("panicked");
+        let trouble: Vec<&str> = log.lines().filter(is_trouble).collect();
+        assert!(trouble.is_empty(), "it told of trouble:\n{}", trouble.join("\n"));
     }
 
     /// A row of `/queues`.
@@ -169,7 +209,7 @@ impl Server {
     /// Stops it and starts it again on the same folder.
     pub fn restart(mut self, more: &[&str]) -> Server {
         assert_eq!(self.process.terminate(), Some(0), "a clean stop");
-        Server::in_folder(self.folder, more)
+        Server::in_folder(self.into_folder(), more)
     }
 
     pub fn url(&self, path: &str) -> String {
@@ -187,6 +227,34 @@ impl Server {
 
     pub fn post(&self, path: &str, body: impl Into<reqwest::blocking::Body>) -> (u16, Value) {
         self.send(reqwest::Method::POST, path, body)
+    }
+
+    /// Posts with more headers; the answer as it is.
+    pub fn posted(
+        &self,
+        path: &str,
+        body: &str,
+        headers: &[(&str, &str)],
+    ) -> reqwest::blocking::Response {
+        let request = self.client.post(self.url(path)).body(body.to_owned());
+        let headers = headers.iter();
+        let request = headers.fold(request, |request, (name, value)| request.header(*name, *value));
+        request.send().expect("an answer")
+    }
+
+    /// A connection, to say on it what no client would.
+    pub fn connect(&self) -> TcpStream {
+        let address = self.process.url.strip_prefix("http://").expect("a URL");
+        let stream = TcpStream::connect(address).expect("it listens");
+        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+        stream
+    }
+
+    /// What the sandbox has counted.
+    pub fn sandbox_stats(&self) -> Value {
+        let url = self.sandbox_url.as_ref().expect("a sandbox");
+        let stats = self.client.get(format!("{url}/stats")).send();
+        stats.and_then(reqwest::blocking::Response::json).expect("stats")
     }
 
     /// Posts, or `None` when no answer comes.
@@ -242,6 +310,15 @@ impl Server {
             text.lines().find(|line| line.strip_prefix(name).is_some_and(|r| r.starts_with(' ')));
         let value = line.and_then(|line| line.rsplit(' ').next()).and_then(|v| v.parse().ok());
         value.unwrap_or_else(|| panic!("no metric {name} in\n{text}"))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // A test that fails has said why; its process is killed.
+        if !std::thread::panicking() {
+            self.end();
+        }
     }
 }
 

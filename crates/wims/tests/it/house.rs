@@ -20,7 +20,8 @@ const EMPTY_NAMES: [&str; 8] =
 const THE_WORLD: [&str; 6] =
     ["std::fs", "std::net", "std::thread", "std::process", "SystemTime", "Instant"];
 /// Crates that touch the world.
-const WORLDLY_CRATES: [&str; 6] = ["tokio", "axum", "hyper", "reqwest", "lettre", "rusqlite"];
+const WORLDLY_CRATES: [&str; 7] =
+    ["tokio", "axum", "hyper", "reqwest", "lettre", "rusqlite", "rustix"];
 /// Words of the business, in lower case.
 const BUSINESS_WORDS: [&str; 3] = ["order", "orders", "macguffin"];
 /// Hosts of package registries, in pieces, so that this file names none.
@@ -163,6 +164,26 @@ fn the_engine_knows_no_world_and_no_driver() {
     assert_none("outside driver the runtime touches no clock, disk, socket or thread", found);
     let found = sources.iter().flat_map(|s| s.naming(&["driver::", "use crate::driver"]));
     assert_none("nothing in the runtime looks back at its driver", found);
+}
+
+#[test]
+fn the_business_and_its_simulation_know_no_world() {
+    let is_world_free = |source: &Source| {
+        let path = source.path.trim_start_matches("crates/wims/src/");
+        let folders = ["constructs/", "fns/", "simulate/"];
+        let is_within = folders.iter().any(|folder| path.starts_with(folder));
+        let is_file = ["domain.rs", "stack.rs"].contains(&path);
+        // Golden files are read and blessed by tests alone.
+        (is_within || is_file) && path != "fns/golden.rs"
+    };
+    let mut sources = sources("crates/wims/src", &[".rs"]);
+    sources.retain(is_world_free);
+    for part in ["constructs/", "fns/", "simulate/", "domain.rs", "stack.rs"] {
+        let is_there = |source: &Source| source.path.contains(&format!("wims/src/{part}"));
+        assert!(sources.iter().any(is_there), "nothing of {part} is looked at");
+    }
+    let found = sources.iter().flat_map(|s| s.naming(&THE_WORLD).chain(s.naming(&WORLDLY_CRATES)));
+    assert_none("only driver, http, cli, sandbox and bench touch the world", found);
 }
 
 #[test]
