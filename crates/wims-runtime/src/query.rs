@@ -9,11 +9,11 @@ use std::sync::Arc;
 
 use wims_stack::{Doc, LogRef, Rule, TargetRef};
 
-use crate::bus::{RULE, SOURCE_QUEUE};
+use crate::dead_letter::Way;
 use crate::engine::{Cause, Engine};
 use crate::io::{Answer, ClosedItem, HistoryJob, MessageRow, Output, Query, QueueRow, Status};
 use crate::items::{Item, Items};
-use crate::plan::{LogPlan, LogStream, Plan, RulePlan, TargetPlan};
+use crate::plan::{LogPlan, LogStream};
 use crate::record::Record;
 use crate::workflow::event_view;
 
@@ -259,23 +259,4 @@ impl Engine {
 
 fn with_creation(item: &Item) -> (Doc, u64) {
     (item.doc.clone(), item.created)
-}
-
-/// Where a dead letter goes back to.
-enum Way<'a> {
-    Queue(u16),
-    Rule(&'a RulePlan, &'a TargetPlan),
-}
-
-impl Way<'_> {
-    fn of<'a>(plan: &'a Plan, dead_letters: u16, attributes: &Doc) -> Option<Way<'a>> {
-        if let Some(source) = attributes.str(SOURCE_QUEUE) {
-            let queue = plan.queues.iter().find(|(_, queue)| queue.name == source);
-            return queue.map(|(number, _)| Way::Queue(*number));
-        }
-        let rule = attributes.str(RULE)?;
-        let rule = plan.rules.iter().find(|declared| declared.name == rule)?;
-        let target = rule.targets.iter().find(|target| target.dead_letters == dead_letters)?;
-        Some(Way::Rule(rule, target))
-    }
 }

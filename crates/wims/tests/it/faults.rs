@@ -341,7 +341,9 @@ fn fault_12_an_event_its_target_cannot_take_is_kept_told_and_redriven() {
     server.await_status(&order, "READY");
     let letter = || server.get("/queues/events-dlq/messages").1["items"][0].clone();
     let first = letter();
-    assert_eq!(first["attributes"]["RULE_ARN"], "RefusingRule", "{first}");
+    assert_eq!(first["attributes"]["RULE_ARN"], "rule/RefusingRule", "{first}");
+    assert_eq!(first["attributes"]["TARGET_ARN"], "workflow/refusing", "{first}");
+    assert_eq!(first["attributes"]["ERROR_CODE"], "Refused", "{first}");
     assert_eq!(first["body"]["detail"]["data"]["NewImage"]["orderId"], order.as_str(), "{first}");
     await_condition("the team's mail", || !server.outbox().is_empty());
     assert!(server.outbox()[0].contains("events-dlq"));
