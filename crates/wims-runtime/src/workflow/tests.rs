@@ -10,6 +10,7 @@ use wims_stack::{
 
 use super::*;
 use crate::functions::{Function, Functions};
+use crate::io::Query;
 use crate::plan::compile;
 use crate::quiet::{self, Quiet};
 use crate::trace::TraceId;
@@ -291,4 +292,33 @@ fn what_a_new_stack_does_not_have_any_more_is_told() {
     }
     let by_index = r#"{"At":{"state":0,"attempts":0,"wake_at_ms":0}}"#;
     assert!(read_position(&old, by_index).unwrap_err().contains("cannot be read"));
+}
+
+#[test]
+fn a_redrive_sends_an_event_to_the_target_that_could_not_take_it_and_to_no_other() {
+    let mut stack = stack(vec![work(Vec::new(), Vec::new())]);
+    // Both share their dead letters, and the queue comes first.
+    let mut noted = stack.rules[0].targets[0].clone();
+    noted.to = TargetRef::Queue(QueueRef::new("noted"), Template::path("$.detail.sk"));
+    stack.rules[0].targets.insert(0, noted);
+    let mut quiet = Quiet::start(&stack, &functions(throttled));
+    quiet.put("1");
+    quiet.pass_ms(10);
+    assert_eq!(letter(&quiet).str("TARGET_ARN"), Some("workflow/w"));
+    let event = quiet.messages("dead")[0].body.clone();
+
+    let mut quiet = quiet.restart(&stack, &functions(done));
+    let redrive = || Query::Redrive { queue: "dead".into(), limit: 10, dry_run: false };
+    quiet.ask(redrive());
+    assert_eq!(state_and_waiting(&quiet), (Some("DONE"), 0));
+    assert_eq!(quiet.texts("noted"), ["1"], "it was sent there when it arose");
+    assert!(quiet.messages("dead").is_empty());
+
+    // A letter of a former version names its rule alone, and not as a resource.
+    let dead = quiet.engine.state.number("queue/dead").expect("it is declared");
+    let attributes = Doc::object(&[("RULE_ARN", Field::Str("r"))]);
+    quiet.engine.send(dead, event, Some(attributes), Cause::default());
+    quiet.ask(redrive());
+    assert_eq!(quiet.texts("noted"), ["1", "1"]);
+    assert!(quiet.messages("dead").is_empty());
 }
