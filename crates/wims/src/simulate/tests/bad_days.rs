@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use wims_runtime::io::{
     Answer, ApiCall, CallReply, Input, MailJob, MailResult, MessageRow, PipeRow, Query, QueueRow,
-    Ticket,
+    Redriven, Ticket,
 };
 use wims_runtime::record::Entry;
 use wims_runtime::sim::world::SECOND_US;
@@ -215,7 +215,7 @@ impl<'a> Shop<'a> {
     fn redrive(&mut self, queue: &str) -> usize {
         let queue = queue.to_owned();
         match self.query(Query::Redrive { queue, limit: 100, dry_run: false }) {
-            Answer::Moved(Some(moved)) => moved,
+            Answer::Moved(Some(Redriven { moved, left: 0 })) => moved,
             other => panic!("nothing is sent back: {other:?}"),
         }
     }
