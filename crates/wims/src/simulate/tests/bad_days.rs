@@ -296,6 +296,24 @@ fn a_dead_payment_that_is_redriven_is_paid_under_the_key_of_its_first_attempt() 
 }
 
 #[test]
+fn a_redriven_payment_waits_for_its_look_up_and_for_no_person() {
+    let (stack, functions) = (stack(), fns::all());
+    let mut shop = Shop::open(&stack, &functions, 422, 404);
+    let order = shop.order(7);
+    shop.pass_s(10);
+    assert_eq!(states(&shop.stored(&order)), (Some("ON_HOLD"), Some("FAILED")));
+    shop.answers(200, 500);
+    assert_eq!(shop.redrive("payments-dlq"), 1);
+    shop.pass_s(60);
+    assert_eq!(states(&shop.stored(&order)), (Some("PENDING"), Some("UNKNOWN")));
+    assert_eq!(shop.town.charges().len(), 1, "nothing is charged before it is looked up");
+    shop.answers(200, 404);
+    shop.pass_s(10);
+    assert_eq!(states(&shop.stored(&order)), (Some("READY"), Some("PAID")));
+    assert_eq!(shop.queue("payments-queue"), (0, 0, 0));
+}
+
+#[test]
 fn the_redrive_of_its_queue_alone_says_when_and_where_a_payment_is_a_dead_letter() {
     let mut edited = serde_json::to_value(stack()).expect("a stack is JSON");
     let queues = edited["queues"].as_array_mut().expect("queues");
