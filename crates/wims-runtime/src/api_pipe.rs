@@ -20,7 +20,7 @@ use crate::plan::{ApiPlan, Plan};
 use crate::record::{Hidden, Paced, Record};
 use crate::transact::TransactFailure;
 
-/// After so many unknown outcomes, none settled in between, single messages probe.
+/// After so many unknown outcomes, no other answer in between, single messages probe.
 const PROBE_AFTER: u32 = 5;
 /// First wait after an unknown outcome; it doubles.
 const UNKNOWN_WAIT_MS: u64 = 30_000;
@@ -41,7 +41,8 @@ const LOOKED_AT_MAX: usize = 512;
 pub(crate) struct ApiPipe {
     pace: Pace,
     paused_until_ms: u64,
-    /// Calls with an unknown outcome since the last that was settled. Look-ups do not count.
+    /// Calls with an unknown outcome since the API last gave one another answer. Look-ups do not
+    /// count.
     unknowns: u32,
     /// Address or credentials are wrong as far as is known; the team was told.
     misdirected: bool,
@@ -266,18 +267,26 @@ impl Engine {
                 self.misdirected(plan, at, api, &reason);
                 self.hide(api, id, LOOK_UP_AGAIN_MS, 0);
             }
+            Ended::NotSent => {
+                self.defer(at, api, None, false);
+                self.write_outcome(api, id, &CallOutcome::Deferred)?;
+                self.hide(api, id, 0, 0);
+            }
             Ended::Deferred { retry_after_ms, refused } => {
+                self.end_row(at, api);
                 self.defer(at, api, retry_after_ms, refused);
                 self.write_outcome(api, id, &CallOutcome::Deferred)?;
                 self.hide(api, id, 0, 0);
             }
             Ended::Misdirected(reason) => {
+                self.end_row(at, api);
                 self.misdirected(plan, at, api, &reason);
                 self.write_outcome(api, id, &CallOutcome::Deferred)?;
                 self.hide(api, id, 0, 0);
             }
             Ended::Refused(failure) => {
                 self.api_pipes[at].pace.accepted();
+                self.end_row(at, api);
                 self.write_outcome(api, id, &CallOutcome::Refused(failure.message.clone()))?;
                 self.bury_message(plan, api, id, failure);
             }
@@ -367,18 +376,27 @@ impl Engine {
         pipe.paused_until_ms = pipe.paused_until_ms.max(until);
     }
 
-    /// The API settled a call: it is there, takes our credentials and does its work. Nothing else
-    /// ends probing.
+    /// The API settled a call: it is there, takes our credentials and does its work.
     fn note_settled(&mut self, at: usize, api: &ApiPlan) {
         let pipe = &mut self.api_pipes[at];
         pipe.pace.accepted();
-        if pipe.unknowns > 0 || pipe.misdirected {
-            // A pause it asked for itself goes on; ours was to find out whether it is there.
-            if pipe.unknowns >= PROBE_AFTER || pipe.misdirected {
-                pipe.paused_until_ms = 0;
-            }
-            pipe.unknowns = 0;
-            pipe.misdirected = false;
+        if std::mem::take(&mut pipe.misdirected) {
+            pipe.paused_until_ms = 0;
+            self.note_paced(at, api);
+        }
+        self.end_row(at, api);
+    }
+
+    /// The API gave a call an answer that tells what became of it, if only that it did nothing: it
+    /// is there, so a row of unknown outcomes ends, and with it probing. Nothing else ends it.
+    fn end_row(&mut self, at: usize, api: &ApiPlan) {
+        let pipe = &mut self.api_pipes[at];
+        let row = std::mem::take(&mut pipe.unknowns);
+        // A pause it asked for itself goes on; ours was to find out whether it is there.
+        if row >= PROBE_AFTER && !pipe.misdirected {
+            pipe.paused_until_ms = 0;
+        }
+        if row > 0 {
             self.note_paced(at, api);
         }
     }
@@ -489,9 +507,16 @@ impl Engine {
 enum Ended {
     Settled(CallOutcome),
     LookedUp(CallOutcome),
-    LookUpFailed { retry_after_ms: Option<u64> },
+    LookUpFailed {
+        retry_after_ms: Option<u64>,
+    },
     LookUpMisdirected(String),
-    Deferred { retry_after_ms: Option<u64>, refused: bool },
+    /// No connection: unlike a deferral no answer of the API.
+    NotSent,
+    Deferred {
+        retry_after_ms: Option<u64>,
+        refused: bool,
+    },
     Misdirected(String),
     Refused(Failure),
     Unknown(Failure),
@@ -501,9 +526,7 @@ impl Ended {
     fn of_call(reply: CallReply) -> Ended {
         let (status, retry_after_ms, body) = match reply {
             // Who made the call has told the reason; to the message it makes no difference.
-            CallReply::NotSent(_) => {
-                return Ended::Deferred { retry_after_ms: None, refused: false };
-            }
+            CallReply::NotSent(_) => return Ended::NotSent,
             CallReply::Lost(reason) => return Ended::Unknown(Failure::new(NO_ANSWER, reason)),
             CallReply::Answered { status, retry_after_ms, body } => (status, retry_after_ms, body),
         };

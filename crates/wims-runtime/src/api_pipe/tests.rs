@@ -36,7 +36,7 @@ fn every_status_of_the_payments_contract_means_what_the_contract_says() {
     let lost = Ended::of_call(CallReply::Lost("timeout".into()));
     assert_eq!(lost, Ended::Unknown(Failure::new(NO_ANSWER, "timeout")));
     let unsent = Ended::of_call(CallReply::NotSent("refused".into()));
-    assert!(matches!(unsent, Ended::Deferred { refused: false, .. }));
+    assert_eq!(unsent, Ended::NotSent);
     assert_eq!(Ended::of_look_up(answered(404)), Ended::LookedUp(CallOutcome::NotFound));
     assert!(matches!(Ended::of_look_up(answered(500)), Ended::LookUpFailed { .. }));
     for status in [401, 403] {
@@ -193,6 +193,72 @@ fn look_ups_do_not_end_probing_and_the_team_is_told_once() {
     let attempts: u32 = quiet.messages("noted").iter().map(|message| message.attempts).sum();
     assert_eq!(attempts, 6);
     assert_eq!(quiet.messages("mails").len(), 1);
+}
+
+/// Ends all calls under way like this.
+fn end_all(quiet: &mut Quiet, reply: &CallReply) {
+    let calls = &quiet.engine.api_pipes[0].in_flight;
+    let calls =
+        calls.iter().map(|(id, call)| CallId { pipe: 0, message: *id, number: call.number });
+    let calls: Vec<_> = calls.collect();
+    assert!(!calls.is_empty(), "a call is under way");
+    calls.into_iter().for_each(|call| quiet.engine.called(call, reply.clone()));
+}
+
+#[test]
+fn any_answer_that_is_no_unknown_outcome_ends_the_row_and_no_connection_does_not() {
+    let unknown = CallReply::Answered { status: 500, retry_after_ms: None, body: None };
+    for status in [200, 402, 408, 409, 422, 425, 429, 503] {
+        let mut quiet = begun(10, &["1", "2", "3", "4"]);
+        end_all(&mut quiet, &unknown);
+        quiet.put("5");
+        quiet.pass_ms(10);
+        end_all(&mut quiet, &answered(status));
+        assert_eq!(quiet.engine.api_pipes[0].unknowns, 0, "after {status}");
+        // The deferred one is called again, once its pause has passed.
+        quiet.put("6");
+        quiet.pass_ms(2_100);
+        end_all(&mut quiet, &unknown);
+        assert!(quiet.messages("mails").is_empty(), "after {status} they are not five in a row");
+    }
+    let mut quiet = begun(10, &["1", "2", "3", "4"]);
+    end_all(&mut quiet, &unknown);
+    quiet.put("5");
+    quiet.pass_ms(10);
+    end_all(&mut quiet, &CallReply::NotSent("no connection".into()));
+    assert_eq!(quiet.engine.api_pipes[0].unknowns, 4);
+    quiet.pass_ms(1_100);
+    end_all(&mut quiet, &unknown);
+    assert_eq!(quiet.messages("mails").len(), 1, "five in a row");
+}
+
+#[test]
+fn a_deferral_ends_probing_and_is_waited_for() {
+    let mut quiet = begun(10, &["1", "2", "3", "4", "5"]);
+    assert_eq!(answer(&mut quiet, 500, 404), (5, 0));
+    assert_eq!(quiet.engine.api_pipes[0].unknowns, PROBE_AFTER);
+    quiet.put("6");
+    // The pause ends within 30 s.
+    let is_deferred = |_| {
+        quiet.pass_ms(100);
+        answer(&mut quiet, 503, 404).0 == 1
+    };
+    assert!((0..400).any(is_deferred), "one message finds out for all");
+    let clock_ms = quiet.engine.state.clock_ms;
+    let pipe = &quiet.engine.api_pipes[0];
+    assert_eq!((pipe.unknowns, pipe.paused_until_ms), (0, clock_ms + DEFERRED_WAIT_MS));
+}
+
+#[test]
+fn a_misdirected_answer_ends_the_row_and_the_pipe_stays_paused() {
+    let mut quiet = begun(10, &["1", "2", "3", "4"]);
+    end_all(&mut quiet, &answered(500));
+    quiet.put("5");
+    quiet.pass_ms(10);
+    end_all(&mut quiet, &answered(404));
+    let pipe = &quiet.engine.api_pipes[0];
+    assert_eq!((pipe.unknowns, pipe.misdirected), (0, true));
+    assert!(pipe.paused_until_ms > quiet.engine.state.clock_ms);
 }
 
 #[test]
