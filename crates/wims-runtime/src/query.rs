@@ -178,7 +178,8 @@ impl Engine {
     pub(crate) fn memory_bytes(&self) -> u64 {
         let tables = self.state.table_numbers().map(|n| self.state.table(n).memory_bytes());
         let queues = self.state.queue_numbers().map(|n| self.state.queue(n).memory_bytes());
-        tables.chain(queues).sum::<usize>() as u64
+        let waiting = self.state.executions_bytes() + self.state.stream_bytes();
+        (waiting + tables.chain(queues).sum::<usize>()) as u64
     }
 
     fn status(&self) -> Status {
@@ -192,6 +193,8 @@ impl Engine {
                 .queue_numbers()
                 .map(|number| (self.name_of(number, ""), self.state.queue(number).memory_bytes())),
         );
+        memory.push(("executions".into(), self.state.executions_bytes()));
+        memory.push(("stream".into(), self.state.stream_bytes()));
         Status {
             items: of_tables(&|number| self.state.table(number).len()),
             by_status: self.by_status(&tables),

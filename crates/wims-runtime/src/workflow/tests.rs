@@ -10,7 +10,7 @@ use wims_stack::{
 
 use super::*;
 use crate::functions::{Function, Functions};
-use crate::io::Query;
+use crate::io::{Answer, Query};
 use crate::plan::compile;
 use crate::quiet::{self, Quiet};
 use crate::trace::TraceId;
@@ -321,4 +321,16 @@ fn a_redrive_sends_an_event_to_the_target_that_could_not_take_it_and_to_no_other
     quiet.ask(redrive());
     assert_eq!(quiet.texts("noted"), ["1", "1"]);
     assert!(quiet.messages("dead").is_empty());
+}
+
+#[test]
+fn what_waits_is_memory_of_a_kind_of_its_own_and_part_of_the_whole() {
+    let mut quiet = start(vec![work(once_more(), Vec::new())], throttled);
+    let Answer::Status(status) = quiet.ask(Query::Status) else { panic!("no status") };
+    assert_eq!(state_and_waiting(&quiet), (Some("NEW"), 1));
+    let of = |kind| status.memory.iter().find(|(name, _)| name == kind).map(|(_, bytes)| *bytes);
+    assert_eq!(of("stream"), Some(0), "the pipe has seen it");
+    assert!(of("executions").is_some_and(|bytes| bytes > 100), "{:?}", status.memory);
+    let kinds: usize = status.memory.iter().map(|(_, bytes)| bytes).sum();
+    assert_eq!(kinds as u64, quiet.engine.memory_bytes());
 }
