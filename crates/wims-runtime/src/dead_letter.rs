@@ -8,9 +8,9 @@ use wims_stack::{Doc, Field};
 
 use crate::plan::{Plan, RulePlan, TargetPlan};
 
-/// The rule whose target could not take it, e.g. `rule/Orders`.
+/// The rule whose target could not take it, e.g. `rule/r`.
 const RULE: &str = "RULE_ARN";
-/// Who could not take it, e.g. `workflow/Orders`.
+/// Who could not take it, e.g. `workflow/w`.
 const TARGET: &str = "TARGET_ARN";
 /// What went wrong, in a word.
 const ERROR_CODE: &str = "ERROR_CODE";
@@ -130,12 +130,11 @@ mod tests {
         let bare = Origin::default().attributes(&failure);
         let same = [("ERROR_CODE", "422"), ("ERROR_MESSAGE", "the API answered 422")];
         assert_eq!(bare, Doc::object(&same.map(|(name, text)| (name, Field::Str(text)))));
-        let origin =
-            Origin { rule: Some("Orders"), target: Some("workflow/Orders"), queue: Some("q") };
+        let origin = Origin { rule: Some("r"), target: Some("workflow/w"), queue: Some("q") };
         let full = origin.attributes(&failure.after(3).exhausted(true));
         for (name, text) in same.into_iter().chain([
-            ("RULE_ARN", "rule/Orders"),
-            ("TARGET_ARN", "workflow/Orders"),
+            ("RULE_ARN", "rule/r"),
+            ("TARGET_ARN", "workflow/w"),
             ("SOURCE_QUEUE", "q"),
             ("EXHAUSTED_RETRY_CONDITION", "MaximumRetryAttempts"),
         ]) {

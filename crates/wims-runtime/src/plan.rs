@@ -124,7 +124,7 @@ pub struct RulePlan {
 
 /// A target of a rule.
 pub struct TargetPlan {
-    /// Its kind and name, e.g. `workflow/orders-state-machine`.
+    /// Its kind and name, e.g. `workflow/w`.
     pub name: String,
     /// Who gets the event.
     pub to: TargetKind,

@@ -328,7 +328,8 @@ fn what_waits_is_memory_of_a_kind_of_its_own_and_part_of_the_whole() {
     let mut quiet = start(vec![work(once_more(), Vec::new())], throttled);
     let Answer::Status(status) = quiet.ask(Query::Status) else { panic!("no status") };
     assert_eq!(state_and_waiting(&quiet), (Some("NEW"), 1));
-    let of = |kind| status.memory.iter().find(|(name, _)| name == kind).map(|(_, bytes)| *bytes);
+    let of =
+        |kind: &str| status.memory.iter().find(|(name, _)| name == kind).map(|(_, bytes)| *bytes);
     assert_eq!(of("stream"), Some(0), "the pipe has seen it");
     assert!(of("executions").is_some_and(|bytes| bytes > 100), "{:?}", status.memory);
     let kinds: usize = status.memory.iter().map(|(_, bytes)| bytes).sum();
