@@ -11,7 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use wims_stack::{Doc, Field};
 
-use crate::bus::SOURCE_QUEUE;
+use crate::dead_letter::{Failure, INVALID_WRITES, Origin, PANICKED};
 use crate::engine::{Cause, Engine};
 use crate::functions::{CallOutcome, Delivery, DeliveryInput, Reads};
 use crate::io::{ApiCall, CallId, CallReply, Output, PipeRow};
@@ -20,7 +20,7 @@ use crate::plan::{ApiPlan, Plan};
 use crate::record::{Hidden, Paced, Record};
 use crate::transact::TransactFailure;
 
-/// After so many unknown outcomes, none settled in between, single messages probe.
+/// After so many unknown outcomes, no other answer in between, single messages probe.
 const PROBE_AFTER: u32 = 5;
 /// First wait after an unknown outcome; it doubles.
 const UNKNOWN_WAIT_MS: u64 = 30_000;
@@ -30,6 +30,8 @@ const WAIT_MAX_MS: u64 = 900_000;
 const DEFERRED_WAIT_MS: u64 = 1_000;
 /// While address or credentials are wrong one message a minute finds out whether they still are.
 const MISDIRECTED_WAIT_MS: u64 = 60_000;
+/// The code of a call that was sent and not answered.
+const NO_ANSWER: &str = "NoAnswer";
 /// Wait before a look-up that failed, or that nobody understood, is made again.
 const LOOK_UP_AGAIN_MS: u64 = 5_000;
 /// Messages looked at in one step; bounds a step over many that only need patience.
@@ -39,7 +41,8 @@ const LOOKED_AT_MAX: usize = 512;
 pub(crate) struct ApiPipe {
     pace: Pace,
     paused_until_ms: u64,
-    /// Calls with an unknown outcome since the last that was settled. Look-ups do not count.
+    /// Calls with an unknown outcome since the API last gave one another answer. Look-ups do not
+    /// count.
     unknowns: u32,
     /// Address or credentials are wrong as far as is known; the team was told.
     misdirected: bool,
@@ -142,7 +145,10 @@ impl Engine {
         let prepared =
             catch_unwind(AssertUnwindSafe(|| (api.prepare)(&self.delivery_input(api, &message))));
         match prepared {
-            Err(_) => self.bury_message(plan, api, id, "the prepare function panicked"),
+            Err(_) => {
+                let failure = Failure::new(PANICKED, "the prepare function panicked");
+                self.bury_message(plan, api, id, failure);
+            }
             Ok(Delivery::Drop) => self.delete(api.queue, id),
             Ok(Delivery::Hide { delay_ms }) => self.hide(api, id, delay_ms, 0),
             Ok(Delivery::Call { writes, key, body }) => {
@@ -224,8 +230,8 @@ impl Engine {
     }
 
     fn end_call(&mut self, plan: &Plan, call: CallId, api: &ApiPlan, ended: Ended) {
-        if let Err(reason) = self.follow_up(plan, call, api, ended) {
-            self.bury_message(plan, api, call.message, &reason);
+        if let Err(failure) = self.follow_up(plan, call, api, ended) {
+            self.bury_message(plan, api, call.message, failure);
         }
     }
 
@@ -239,7 +245,7 @@ impl Engine {
         call: CallId,
         api: &ApiPlan,
         ended: Ended,
-    ) -> Result<(), String> {
+    ) -> Result<(), Failure> {
         let (at, id) = (call.pipe, call.message);
         match ended {
             Ended::Settled(outcome) => {
@@ -261,24 +267,32 @@ impl Engine {
                 self.misdirected(plan, at, api, &reason);
                 self.hide(api, id, LOOK_UP_AGAIN_MS, 0);
             }
+            Ended::NotSent => {
+                self.defer(at, api, None, false);
+                self.write_outcome(api, id, &CallOutcome::Deferred)?;
+                self.hide(api, id, 0, 0);
+            }
             Ended::Deferred { retry_after_ms, refused } => {
+                self.end_row(at, api);
                 self.defer(at, api, retry_after_ms, refused);
                 self.write_outcome(api, id, &CallOutcome::Deferred)?;
                 self.hide(api, id, 0, 0);
             }
             Ended::Misdirected(reason) => {
+                self.end_row(at, api);
                 self.misdirected(plan, at, api, &reason);
                 self.write_outcome(api, id, &CallOutcome::Deferred)?;
                 self.hide(api, id, 0, 0);
             }
-            Ended::Refused(reason) => {
+            Ended::Refused(failure) => {
                 self.api_pipes[at].pace.accepted();
-                self.write_outcome(api, id, &CallOutcome::Refused(reason.clone()))?;
-                self.bury_message(plan, api, id, &reason);
+                self.end_row(at, api);
+                self.write_outcome(api, id, &CallOutcome::Refused(failure.message.clone()))?;
+                self.bury_message(plan, api, id, failure);
             }
-            Ended::Unknown(reason) => {
-                self.note_unknown(plan, at, api, &reason);
-                return self.use_attempt(plan, api, id, reason);
+            Ended::Unknown(failure) => {
+                self.note_unknown(plan, at, api, &failure.message);
+                return self.use_attempt(plan, api, id, failure);
             }
         }
         Ok(())
@@ -308,16 +322,17 @@ impl Engine {
         plan: &Plan,
         api: &ApiPlan,
         id: u64,
-        reason: String,
-    ) -> Result<(), String> {
+        failure: Failure,
+    ) -> Result<(), Failure> {
         let Some(message) = self.state.queue(api.queue).get(id) else { return Ok(()) };
+        let reason = failure.message.clone();
         let attempts = message.attempts + 1;
         let wait_ms = self.unknown_wait_ms(attempts);
         // Counted first, so that a dead letter tells how many attempts there were.
         self.hide(api, id, wait_ms, 1);
         if attempts >= api.attempts_max {
-            self.write_outcome(api, id, &CallOutcome::Exhausted(reason.clone()))?;
-            self.bury_message(plan, api, id, &reason);
+            self.write_outcome(api, id, &CallOutcome::Exhausted(reason))?;
+            self.bury_message(plan, api, id, failure.exhausted(true));
         } else {
             self.write_outcome(api, id, &CallOutcome::Unknown(reason))?;
         }
@@ -361,18 +376,27 @@ impl Engine {
         pipe.paused_until_ms = pipe.paused_until_ms.max(until);
     }
 
-    /// The API settled a call: it is there, takes our credentials and does its work. Nothing else
-    /// ends probing.
+    /// The API settled a call: it is there, takes our credentials and does its work.
     fn note_settled(&mut self, at: usize, api: &ApiPlan) {
         let pipe = &mut self.api_pipes[at];
         pipe.pace.accepted();
-        if pipe.unknowns > 0 || pipe.misdirected {
-            // A pause it asked for itself goes on; ours was to find out whether it is there.
-            if pipe.unknowns >= PROBE_AFTER || pipe.misdirected {
-                pipe.paused_until_ms = 0;
-            }
-            pipe.unknowns = 0;
-            pipe.misdirected = false;
+        if std::mem::take(&mut pipe.misdirected) {
+            pipe.paused_until_ms = 0;
+            self.note_paced(at, api);
+        }
+        self.end_row(at, api);
+    }
+
+    /// The API gave a call an answer that tells what became of it, if only that it did nothing: it
+    /// is there, so a row of unknown outcomes ends, and with it probing. Nothing else ends it.
+    fn end_row(&mut self, at: usize, api: &ApiPlan) {
+        let pipe = &mut self.api_pipes[at];
+        let row = std::mem::take(&mut pipe.unknowns);
+        // A pause it asked for itself goes on; ours was to find out whether it is there.
+        if row >= PROBE_AFTER && !pipe.misdirected {
+            pipe.paused_until_ms = 0;
+        }
+        if row > 0 {
             self.note_paced(at, api);
         }
     }
@@ -399,13 +423,15 @@ impl Engine {
         api: &ApiPlan,
         id: u64,
         outcome: &CallOutcome,
-    ) -> Result<bool, String> {
+    ) -> Result<bool, Failure> {
         let Some(message) = self.state.queue(api.queue).get(id) else { return Ok(false) };
         let body = message.body.clone();
         let made = catch_unwind(AssertUnwindSafe(|| {
             (api.outcome)(&self.delivery_input(api, &body), outcome)
         }));
-        let writes = made.map_err(|_| format!("the outcome function panicked on {outcome:?}"))?;
+        let writes = made.map_err(|_| {
+            Failure::new(PANICKED, format!("the outcome function panicked on {outcome:?}"))
+        })?;
         if writes.is_empty() {
             return Ok(false);
         }
@@ -414,7 +440,8 @@ impl Engine {
             Ok(()) => Ok(true),
             Err(TransactFailure::Condition { .. }) => Ok(false),
             Err(failure @ (TransactFailure::Update(_) | TransactFailure::Shape(_))) => {
-                Err(format!("{outcome:?} could not be written: {failure}"))
+                let told = format!("{outcome:?} could not be written: {failure}");
+                Err(Failure::new(INVALID_WRITES, told))
             }
         }
     }
@@ -432,16 +459,14 @@ impl Engine {
         self.emit(self.cause_of_message(api.queue, id), Record::Hidden(hidden));
     }
 
-    fn bury_message(&mut self, plan: &Plan, api: &ApiPlan, id: u64, reason: &str) {
+    fn bury_message(&mut self, plan: &Plan, api: &ApiPlan, id: u64, failure: Failure) {
         let Some(message) = self.state.queue(api.queue).get(id) else { return };
         let (body, attempts) = (message.body.clone(), message.attempts);
         let cause = self.cause_of_message(api.queue, id);
         self.delete(api.queue, id);
-        let attributes = Doc::object(&[
-            ("ERROR_MESSAGE", Field::Str(reason)),
-            ("RETRY_ATTEMPTS", Field::Int(attempts.into())),
-            (SOURCE_QUEUE, Field::Str(&plan.queues[&api.queue].name)),
-        ]);
+        let (target, queue) = (format!("api/{}", api.target.api.name()), &plan.queues[&api.queue]);
+        let origin = Origin { rule: None, target: Some(&target), queue: Some(&queue.name) };
+        let attributes = origin.attributes(&failure.after(attempts));
         self.bury(plan, api.dead_letters, body, attributes, cause);
     }
 
@@ -482,24 +507,30 @@ impl Engine {
 enum Ended {
     Settled(CallOutcome),
     LookedUp(CallOutcome),
-    LookUpFailed { retry_after_ms: Option<u64> },
+    LookUpFailed {
+        retry_after_ms: Option<u64>,
+    },
     LookUpMisdirected(String),
-    Deferred { retry_after_ms: Option<u64>, refused: bool },
+    /// No connection: unlike a deferral no answer of the API.
+    NotSent,
+    Deferred {
+        retry_after_ms: Option<u64>,
+        refused: bool,
+    },
     Misdirected(String),
-    Refused(String),
-    Unknown(String),
+    Refused(Failure),
+    Unknown(Failure),
 }
 
 impl Ended {
     fn of_call(reply: CallReply) -> Ended {
         let (status, retry_after_ms, body) = match reply {
             // Who made the call has told the reason; to the message it makes no difference.
-            CallReply::NotSent(_) => {
-                return Ended::Deferred { retry_after_ms: None, refused: false };
-            }
-            CallReply::Lost(reason) => return Ended::Unknown(reason),
+            CallReply::NotSent(_) => return Ended::NotSent,
+            CallReply::Lost(reason) => return Ended::Unknown(Failure::new(NO_ANSWER, reason)),
             CallReply::Answered { status, retry_after_ms, body } => (status, retry_after_ms, body),
         };
+        let failure = |told: String| Failure::new(status.to_string(), told);
         match status {
             200..=299 => Ended::Settled(CallOutcome::Succeeded),
             402 => Ended::Settled(CallOutcome::Declined(reason_in(body.as_ref()))),
@@ -507,9 +538,10 @@ impl Ended {
             429 => Ended::Deferred { retry_after_ms, refused: true },
             401 | 403 | 404 | 405 => Ended::Misdirected(format!("the API answered {status}")),
             400..=499 => {
-                Ended::Refused(format!("the API answered {status}: {}", reason_in(body.as_ref())))
+                let reason = reason_in(body.as_ref());
+                Ended::Refused(failure(format!("the API answered {status}: {reason}")))
             }
-            _ => Ended::Unknown(format!("the API answered {status}")),
+            _ => Ended::Unknown(failure(format!("the API answered {status}"))),
         }
     }
 
@@ -538,240 +570,4 @@ fn reason_in(body: Option<&Doc>) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use wims_stack::{
-        Action, ApiRef, ApiTarget, FunctionRef, MailLimit, Pipe, PipeSource, PipeTarget, Queue,
-        QueueRef, Redrive, Stack, Subscription, TableRef, TargetRef, Template, Topic, TopicRef,
-        Update, Write,
-    };
-
-    use super::*;
-    use crate::functions::{Function, Functions, MailText};
-    use crate::quiet::{self, Quiet};
-
-    fn answered(status: u16) -> CallReply {
-        CallReply::Answered { status, retry_after_ms: Some(2_000), body: None }
-    }
-
-    #[test]
-    fn every_status_of_the_payments_contract_means_what_the_contract_says() {
-        let of = |status| Ended::of_call(answered(status));
-        for status in [200, 201, 204] {
-            assert_eq!(of(status), Ended::Settled(CallOutcome::Succeeded));
-        }
-        assert!(matches!(of(402), Ended::Settled(CallOutcome::Declined(_))));
-        for status in [408, 409, 425, 429, 503] {
-            assert!(matches!(of(status), Ended::Deferred { retry_after_ms: Some(2_000), .. }));
-        }
-        for status in [401, 403, 404, 405] {
-            assert!(matches!(of(status), Ended::Misdirected(_)));
-        }
-        for status in [400, 410, 422] {
-            assert!(matches!(of(status), Ended::Refused(_)));
-        }
-        for status in [500, 502, 504, 302] {
-            assert!(matches!(of(status), Ended::Unknown(_)));
-        }
-        let lost = Ended::of_call(CallReply::Lost("timeout".into()));
-        assert_eq!(lost, Ended::Unknown("timeout".into()));
-        let unsent = Ended::of_call(CallReply::NotSent("refused".into()));
-        assert!(matches!(unsent, Ended::Deferred { refused: false, .. }));
-        assert_eq!(Ended::of_look_up(answered(404)), Ended::LookedUp(CallOutcome::NotFound));
-        assert!(matches!(Ended::of_look_up(answered(500)), Ended::LookUpFailed { .. }));
-        for status in [401, 403] {
-            assert!(matches!(Ended::of_look_up(answered(status)), Ended::LookUpMisdirected(_)));
-        }
-    }
-
-    /// A quiet stack whose queue `noted` is called for at an API: messages are the `sk` of an item.
-    fn called_for(attempts_max: u32) -> Stack {
-        let (dead_letters, alarm) = (QueueRef::new("dead"), TopicRef::new("team"));
-        let message = Template::path("$.detail.sk");
-        let mut stack = quiet::stack(TargetRef::Queue(QueueRef::new("noted"), message));
-        let noted = stack.queues.iter_mut().find(|queue| queue.name.name() == "noted");
-        noted.expect("it is declared").redrive =
-            Some(Redrive { dead_letters, receive_count_max: attempts_max });
-        stack.queues.push(Queue {
-            name: QueueRef::new("mails"),
-            visibility_timeout_ms: 30_000,
-            redrive: None,
-            alarm: None,
-        });
-        stack.topics.push(Topic {
-            name: alarm.clone(),
-            subscriptions: vec![Subscription {
-                queue: QueueRef::new("mails"),
-                email: "team@localhost".into(),
-                mail: FunctionRef::new("mail"),
-                limit: MailLimit::Digest { window_ms: 60_000 },
-            }],
-        });
-        stack.apis.push(ApiRef::new("api"));
-        stack.pipes.push(Pipe {
-            name: "calls".into(),
-            source: PipeSource::Queue(QueueRef::new("noted")),
-            target: PipeTarget::Api(ApiTarget {
-                api: ApiRef::new("api"),
-                path: "/".into(),
-                table: TableRef::new("T"),
-                prepare: FunctionRef::new("prepare"),
-                outcome: FunctionRef::new("outcome"),
-                rate_per_second: 1_000.0,
-                burst: 100,
-                in_flight_max: 100,
-                timeout_ms: 1_000,
-                alarm,
-            }),
-        });
-        stack
-    }
-
-    fn functions() -> Functions {
-        quiet::functions()
-            .with("prepare", Function::Prepare(prepare))
-            .with("outcome", Function::Outcome(outcome))
-            .with("mail", Function::Mail(mail))
-    }
-
-    fn mail(_: &[Doc]) -> MailText {
-        MailText { subject: "paused".into(), text: String::new() }
-    }
-
-    fn becomes(sk: &str, state: &str) -> Write {
-        let action = Action::Update(vec![Update::set_str("state", state)]);
-        Write { pk: "a".into(), sk: sk.into(), condition: None, action }
-    }
-
-    fn prepare(input: &DeliveryInput<'_>) -> Delivery {
-        let sk = input.message.view().as_str().expect("a text");
-        let state = input.reads.get("a", sk).and_then(|item| item.str("state"));
-        let key = sk.to_owned();
-        match state {
-            Some("NEW") => {
-                Delivery::Call { writes: vec![becomes(sk, "CALLED")], key, body: Doc::object(&[]) }
-            }
-            Some("CALLED" | "UNKNOWN") => Delivery::LookUp { key, writes: Vec::new() },
-            _ => Delivery::Drop,
-        }
-    }
-
-    fn outcome(input: &DeliveryInput<'_>, outcome: &CallOutcome) -> Vec<Write> {
-        let sk = input.message.view().as_str().expect("a text");
-        let state = match outcome {
-            CallOutcome::Succeeded if sk == "poison" => panic!("poison"),
-            CallOutcome::Succeeded => "DONE",
-            CallOutcome::Unknown(_) => "UNKNOWN",
-            CallOutcome::Deferred | CallOutcome::NotFound => "NEW",
-            CallOutcome::Declined(_) | CallOutcome::Refused(_) | CallOutcome::Exhausted(_) => {
-                "FAILED"
-            }
-        };
-        vec![becomes(sk, state)]
-    }
-
-    /// Starts with a new item for each of these, and lets their calls begin.
-    fn begun(attempts_max: u32, items: &[&str]) -> Quiet {
-        let mut quiet = Quiet::start(&called_for(attempts_max), &functions());
-        items.iter().for_each(|sk| quiet.put(sk));
-        quiet.pass_ms(1_000);
-        quiet
-    }
-
-    /// Answers what is under way; how many calls, and how many look-ups.
-    fn answer(quiet: &mut Quiet, to_call: u16, to_look_up: u16) -> (usize, usize) {
-        let under_way: Vec<_> = quiet.engine.api_pipes[0]
-            .in_flight
-            .iter()
-            .map(|(id, call)| (CallId { pipe: 0, message: *id, number: call.number }, call.look_up))
-            .collect();
-        for (call, look_up) in &under_way {
-            let status = if *look_up { to_look_up } else { to_call };
-            let reply = CallReply::Answered { status, retry_after_ms: None, body: None };
-            quiet.engine.called(*call, reply);
-        }
-        let look_ups = under_way.iter().filter(|(_, look_up)| *look_up).count();
-        (under_way.len() - look_ups, look_ups)
-    }
-
-    #[test]
-    fn an_outcome_the_business_fails_on_is_a_dead_letter_and_its_call_is_never_forgotten() {
-        let mut quiet = begun(10, &["good", "poison"]);
-        assert_eq!(answer(&mut quiet, 200, 404), (2, 0));
-        quiet.pass_ms(10);
-        assert_eq!(quiet.item("good").str("state"), Some("DONE"));
-        assert_eq!(quiet.item("poison").str("state"), Some("CALLED"), "a redrive looks it up");
-        assert_eq!(quiet.messages("noted").len(), 0);
-        let letters = quiet.messages("dead");
-        assert_eq!(letters.len(), 1);
-        assert_eq!(letters[0].body.view().as_str(), Some("poison"));
-        let attributes = letters[0].attributes.as_ref().expect("they say why");
-        let reason = attributes.str("ERROR_MESSAGE");
-        assert_eq!(reason, Some("the outcome function panicked on Succeeded"));
-        assert_eq!(attributes.str(SOURCE_QUEUE), Some("noted"));
-    }
-
-    #[test]
-    fn look_ups_do_not_end_probing_and_the_team_is_told_once() {
-        let mut quiet = begun(10, &["1", "2", "3", "4", "5"]);
-        assert_eq!(answer(&mut quiet, 500, 404), (5, 0));
-        quiet.pass_ms(10);
-        assert_eq!(quiet.messages("mails").len(), 1);
-        quiet.engine.api_pipes[0].pace.refused(0);
-        let fallen = quiet.engine.api_pipes[0].pace.rate();
-        quiet.put("6");
-        let (mut calls, mut look_ups) = (0, 0);
-        // The pause ends within 30 s, the next one lasts at least 45 s.
-        for _ in 0..400 {
-            quiet.pass_ms(100);
-            let (called, looked_up) = answer(&mut quiet, 500, 404);
-            (calls, look_ups) = (calls + called, look_ups + looked_up);
-        }
-        assert_eq!(calls, 1, "one message finds out for all");
-        assert!(look_ups <= 5);
-        let pipe = &quiet.engine.api_pipes[0];
-        assert_eq!((pipe.unknowns, pipe.pace.rate()), (PROBE_AFTER + 1, fallen));
-        let attempts: u32 = quiet.messages("noted").iter().map(|message| message.attempts).sum();
-        assert_eq!(attempts, 6);
-        assert_eq!(quiet.messages("mails").len(), 1);
-    }
-
-    #[test]
-    fn an_unknown_outcome_is_looked_up_before_anything_is_tried_again() {
-        let mut quiet = begun(10, &["1"]);
-        assert_eq!(answer(&mut quiet, 500, 404), (1, 0));
-        quiet.pass_ms(UNKNOWN_WAIT_MS + 100);
-        assert_eq!(answer(&mut quiet, 200, 404), (0, 1));
-        quiet.pass_ms(100);
-        assert_eq!(answer(&mut quiet, 200, 404), (1, 0));
-        assert_eq!(quiet.item("1").str("state"), Some("DONE"));
-        assert_eq!(quiet.engine.api_pipes[0].unknowns, 0);
-    }
-
-    #[test]
-    fn a_look_up_with_wrong_credentials_pauses_the_pipe_and_the_team_is_told_once() {
-        let mut quiet = begun(10, &["1"]);
-        answer(&mut quiet, 500, 401);
-        quiet.pass_ms(UNKNOWN_WAIT_MS + 100);
-        assert_eq!(answer(&mut quiet, 500, 401), (0, 1));
-        quiet.pass_ms(MISDIRECTED_WAIT_MS - 100);
-        assert_eq!(quiet.engine.api_pipes[0].in_flight(), 0, "it is paused");
-        quiet.pass_ms(200);
-        assert_eq!(answer(&mut quiet, 500, 401), (0, 1));
-        assert_eq!(quiet.messages("mails").len(), 1);
-        assert_eq!(quiet.messages("noted")[0].attempts, 1, "a look-up uses none");
-    }
-
-    #[test]
-    fn a_dead_letter_tells_all_attempts() {
-        let mut quiet = begun(2, &["1"]);
-        answer(&mut quiet, 500, 404);
-        quiet.pass_ms(UNKNOWN_WAIT_MS + 100);
-        answer(&mut quiet, 500, 404);
-        quiet.pass_ms(100);
-        assert_eq!(answer(&mut quiet, 500, 404), (1, 0));
-        let letters = quiet.messages("dead");
-        let attributes = letters[0].attributes.as_ref().expect("they say why");
-        assert_eq!(attributes.int("RETRY_ATTEMPTS"), Some(2));
-        assert_eq!(quiet.item("1").str("state"), Some("FAILED"));
-    }
-}
+mod tests;

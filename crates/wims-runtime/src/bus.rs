@@ -8,16 +8,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use wims_stack::{Doc, EventView, Field, Node, StreamStart, Tree};
 
+use crate::dead_letter::{ERROR_MESSAGE, Failure, Origin, PANICKED};
 use crate::engine::{Cause, Engine};
 use crate::functions::{PutEvent, StreamRecord};
 use crate::plan::{Plan, StreamPlan, TargetKind, TargetPlan};
 use crate::record::{Published, Record, Sent};
 use crate::state::StreamChange;
-
-/// Attribute of a dead letter: the queue it came from, where a redrive sends it.
-pub(crate) const SOURCE_QUEUE: &str = "SOURCE_QUEUE";
-/// Attribute of a dead letter: the rule whose target could not take it.
-pub(crate) const RULE: &str = "RULE_ARN";
 
 impl Engine {
     /// Where a stream pipe goes on. Where a new one starts is written at once: from then on the
@@ -169,9 +165,11 @@ impl Engine {
     ) {
         match &target.to {
             TargetKind::Workflow(at) => {
-                if let Err(error) = self.start_execution(plan, *at, event, cause) {
-                    let reason = format!("{}: {error}", plan.workflows[*at].name);
-                    self.bury_event(plan, target.dead_letters, rule, event, &reason, cause);
+                if let Err(failure) = self.start_execution(plan, *at, rule, event, cause) {
+                    let (rule, name) = (Some(rule), Some(target.name.as_str()));
+                    let attributes =
+                        Origin { rule, target: name, queue: None }.attributes(&failure);
+                    self.bury(plan, target.dead_letters, event_doc(event), attributes, cause);
                 }
             }
             TargetKind::Queue(queue, message) => {
@@ -189,21 +187,6 @@ impl Engine {
         self.emit(cause, Record::Sent(Sent { queue, body, attributes, visible_at_ms }));
     }
 
-    /// Puts an event that a target cannot take among the dead letters.
-    pub(crate) fn bury_event(
-        &mut self,
-        plan: &Plan,
-        dead_letters: u16,
-        rule: &str,
-        event: &EventView<'_>,
-        reason: &str,
-        cause: Cause,
-    ) {
-        let attributes =
-            Doc::object(&[("ERROR_MESSAGE", Field::Str(reason)), ("RULE_ARN", Field::Str(rule))]);
-        self.bury(plan, dead_letters, event_doc(event), attributes, cause);
-    }
-
     fn bury_change(&mut self, plan: &Plan, stream: &StreamPlan, change: &StreamChange) {
         let image = |doc: &Option<Doc>| doc.clone().unwrap_or_else(|| Doc::build(|w| w.null()));
         let (old, new) = (image(&change.old), image(&change.new));
@@ -212,8 +195,10 @@ impl Engine {
             ("OldImage", Field::View(old.view())),
             ("sequence", Field::Int(i64::try_from(change.seq).unwrap_or(i64::MAX))),
         ]);
-        let reason = "the enrichment failed on this record";
-        let attributes = Doc::object(&[("ERROR_MESSAGE", Field::Str(reason))]);
+        let bus = self.state.names[usize::from(stream.bus)].clone();
+        let failure = Failure::new(PANICKED, "the enrichment failed on this record");
+        let origin = Origin { target: bus.as_deref(), ..Origin::default() };
+        let attributes = origin.attributes(&failure);
         self.bury(plan, stream.dead_letters, body, attributes, cause_of(change));
     }
 
@@ -226,7 +211,7 @@ impl Engine {
         attributes: Doc,
         cause: Cause,
     ) {
-        let reason = attributes.str("ERROR_MESSAGE").unwrap_or("").to_owned();
+        let reason = attributes.str(ERROR_MESSAGE).unwrap_or("").to_owned();
         self.send(dead_letters, body, Some(attributes), cause);
         let Some(queue) = plan.queues.get(&dead_letters) else { return };
         if let Some(topic) = queue.alarm {
@@ -300,6 +285,9 @@ mod tests {
         let letters = quiet.messages("dead");
         assert_eq!(letters.len(), 1);
         assert_eq!(letters[0].body.part("NewImage"), Some(quiet::item("poison")));
+        let attributes = letters[0].attributes.as_deref().unwrap();
+        assert_eq!(attributes.str("ERROR_CODE"), Some("Lambda.Unknown"));
+        assert_eq!(attributes.str("TARGET_ARN"), Some("bus/b"));
         assert_eq!(quiet.engine.state.stream.len(), 0, "nothing waits for the pipe");
     }
 }

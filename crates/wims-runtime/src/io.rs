@@ -193,8 +193,8 @@ pub enum Answer {
     Queues(Vec<QueueRow>),
     /// Messages; `None` when there is no such queue.
     Messages(Option<Vec<MessageRow>>),
-    /// How many messages were, or would be, moved; `None` when there is no such queue.
-    Moved(Option<usize>),
+    /// How far a redrive came; `None` when there is no such queue.
+    Moved(Option<Redriven>),
     /// What the stack no longer has and something is kept for.
     Leftovers(Vec<LeftoverRow>),
     /// What was dropped, as it was.
@@ -203,6 +203,15 @@ pub enum Answer {
     Durable(u64),
     /// How the engine is.
     Status(Box<Status>),
+}
+
+/// How far a redrive came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Redriven {
+    /// Messages that were moved, or would be.
+    pub moved: usize,
+    /// Messages that could be moved and are still there; those that came meanwhile do not count.
+    pub left: usize,
 }
 
 /// A queue as people see it.

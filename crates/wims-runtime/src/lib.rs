@@ -26,6 +26,7 @@ pub mod trace;
 
 mod api_pipe;
 mod bus;
+mod dead_letter;
 mod leftovers;
 mod mails;
 mod query;

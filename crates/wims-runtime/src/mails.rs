@@ -8,9 +8,10 @@
 use std::collections::HashMap;
 use std::panic::catch_unwind;
 
-use wims_stack::{Doc, EventView, Field, MailLimit, Template};
+use wims_stack::{Doc, EventView, MailLimit, Template};
 
-use crate::bus::{SOURCE_QUEUE, event_doc};
+use crate::bus::event_doc;
+use crate::dead_letter::{Failure, Origin};
 use crate::engine::{Cause, Engine};
 use crate::functions::MailText;
 use crate::io::{MailId, MailJob, MailResult, Output};
@@ -209,7 +210,9 @@ impl Engine {
         for id in &mail.messages {
             match result {
                 MailResult::Sent => self.delete(mail.queue, *id),
-                MailResult::Rejected(reason) => self.bury_mail(&plan, mail.queue, *id, reason),
+                MailResult::Rejected(reason) => {
+                    self.bury_mail(&plan, mail.queue, *id, Failure::new("MailRejected", reason));
+                }
                 MailResult::Retry(reason) => {
                     self.retry_mail(&plan, mail.queue, *id, visible_at_ms, reason);
                 }
@@ -257,24 +260,24 @@ impl Engine {
         let cause = Cause::of_trace(message.trace);
         let redrive = plan.queues.get(&queue).and_then(|queue| queue.redrive);
         if attempts >= redrive.map_or(ATTEMPTS_MAX, |(_, receives_max)| receives_max) {
-            return self.bury_mail(plan, queue, id, reason);
+            let failure = Failure::new("MailNotSent", reason).after(attempts).exhausted(true);
+            return self.bury_mail(plan, queue, id, failure);
         }
         let hidden = Hidden { queue, id, visible_at_ms, receives, attempts, held: false };
         self.emit(cause, Record::Hidden(hidden));
     }
 
     /// A mail nobody takes is a dead letter; about itself no further mail is written.
-    fn bury_mail(&mut self, plan: &Plan, queue: u16, id: u64, reason: &str) {
+    fn bury_mail(&mut self, plan: &Plan, queue: u16, id: u64, failure: Failure) {
         let Some(message) = self.state.queue(queue).get(id) else { return };
-        let body = message.body.clone();
+        let (body, attempts) = (message.body.clone(), message.attempts);
         let cause = self.cause_of_message(queue, id);
         self.delete(queue, id);
         let Some(source) = plan.queues.get(&queue) else { return };
         if let Some((dead_letters, _)) = source.redrive {
-            let attributes = Doc::object(&[
-                ("ERROR_MESSAGE", Field::Str(reason)),
-                (SOURCE_QUEUE, Field::Str(&source.name)),
-            ]);
+            let origin = Origin { queue: Some(&source.name), ..Origin::default() };
+            let retries = failure.retries.unwrap_or(attempts);
+            let attributes = origin.attributes(&failure.after(retries));
             self.send(dead_letters, body, Some(attributes), cause);
         }
     }

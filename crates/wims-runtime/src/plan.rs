@@ -124,6 +124,8 @@ pub struct RulePlan {
 
 /// A target of a rule.
 pub struct TargetPlan {
+    /// Its kind and name, e.g. `workflow/w`.
+    pub name: String,
     /// Who gets the event.
     pub to: TargetKind,
     /// How it is tried again.
@@ -269,6 +271,15 @@ pub fn resource_names(stack: &Stack) -> Vec<String> {
     let queues = stack.queues.iter().map(|queue| format!("queue/{}", queue.name.name()));
     let workflows = stack.workflows.iter().map(|flow| format!("workflow/{}", flow.name.name()));
     tables.chain(buses).chain(pipes).chain(queues).chain(workflows).collect()
+}
+
+fn target_name(to: &TargetRef) -> String {
+    match to {
+        TargetRef::Workflow(workflow) => format!("workflow/{}", workflow.name()),
+        TargetRef::Queue(queue, _) => format!("queue/{}", queue.name()),
+        TargetRef::Topic(topic) => format!("topic/{}", topic.name()),
+        TargetRef::Log(log) => format!("log/{}", log.name()),
+    }
 }
 
 /// Resolves every reference of `stack`; `number` gives a resource's number by kind and name.
@@ -432,6 +443,7 @@ impl Compiler<'_> {
             };
             let bus = self.numbered("bus", rule.bus.name());
             let targets = rule.targets.iter().map(|target| TargetPlan {
+                name: target_name(&target.to),
                 to: self.target(&target.to),
                 retry: target.retry.clone(),
                 dead_letters: self.queue(&target.dead_letters),

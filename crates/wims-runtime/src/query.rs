@@ -9,11 +9,13 @@ use std::sync::Arc;
 
 use wims_stack::{Doc, LogRef, Rule, TargetRef};
 
-use crate::bus::{RULE, SOURCE_QUEUE};
+use crate::dead_letter::Way;
 use crate::engine::{Cause, Engine};
-use crate::io::{Answer, ClosedItem, HistoryJob, MessageRow, Output, Query, QueueRow, Status};
+use crate::io::{
+    Answer, ClosedItem, HistoryJob, MessageRow, Output, Query, QueueRow, Redriven, Status,
+};
 use crate::items::{Item, Items};
-use crate::plan::{LogPlan, LogStream, Plan, RulePlan, TargetPlan};
+use crate::plan::{LogPlan, LogStream};
 use crate::record::Record;
 use crate::workflow::event_view;
 
@@ -138,44 +140,46 @@ impl Engine {
         Some(rows.collect())
     }
 
-    /// Moves dead letters back: a message to the queue it came from, an event to the targets of
-    /// the rule that could not take it. A frame that is full ends it: how many were moved.
-    fn redrive(&mut self, queue: &str, limit: usize, dry_run: bool) -> Option<usize> {
+    /// Moves dead letters back: a message to the queue it came from, an event to the target of
+    /// the rule that could not take it. A frame that is full ends it.
+    fn redrive(&mut self, queue: &str, limit: usize, dry_run: bool) -> Option<Redriven> {
         let plan = self.plan.clone();
         let number = self.queue_named(queue)?;
         let messages = self.state.queue(number).from(0);
-        let letters = messages.filter_map(|(id, message)| {
+        let mut letters = messages.filter_map(|(id, message)| {
             let way = Way::of(&plan, number, message.attributes.as_deref()?)?;
             Some((id, message.body.clone(), way))
         });
-        let letters: Vec<_> = letters.take(limit).collect();
+        let first: Vec<_> = letters.by_ref().take(limit).collect();
+        let all = first.len() + letters.count();
+        if dry_run {
+            return Some(Redriven { moved: first.len(), left: all });
+        }
         let mut moved = 0;
-        if !dry_run {
-            for (id, body, way) in &letters {
-                if !self.journal.has_room() {
-                    return Some(moved);
-                }
-                moved += 1;
-                let cause = self.cause_of_message(number, *id);
-                let deleted = Record::Deleted { queue: number, id: *id };
-                self.emit(Cause::of_trace(cause.trace), deleted);
-                match way {
-                    Way::Queue(source) => self.send(*source, body.clone(), None, cause),
-                    Way::Rule(rule, target) => {
-                        let event = event_view(body);
-                        self.deliver(&plan, &rule.name, target, &event, cause);
-                    }
+        for (id, body, way) in first {
+            if !self.journal.has_room() {
+                break;
+            }
+            moved += 1;
+            let cause = self.cause_of_message(number, id);
+            let deleted = Record::Deleted { queue: number, id };
+            self.emit(Cause::of_trace(cause.trace), deleted);
+            match way {
+                Way::Queue(source) => self.send(source, body, None, cause),
+                Way::Rule(rule, target) => {
+                    self.deliver(&plan, &rule.name, target, &event_view(&body), cause);
                 }
             }
         }
-        Some(letters.len())
+        Some(Redriven { moved, left: all - moved })
     }
 
     /// Estimated bytes of memory that grow with what is open.
     pub(crate) fn memory_bytes(&self) -> u64 {
         let tables = self.state.table_numbers().map(|n| self.state.table(n).memory_bytes());
         let queues = self.state.queue_numbers().map(|n| self.state.queue(n).memory_bytes());
-        tables.chain(queues).sum::<usize>() as u64
+        let waiting = self.state.executions_bytes() + self.state.stream_bytes();
+        (waiting + tables.chain(queues).sum::<usize>()) as u64
     }
 
     fn status(&self) -> Status {
@@ -189,6 +193,8 @@ impl Engine {
                 .queue_numbers()
                 .map(|number| (self.name_of(number, ""), self.state.queue(number).memory_bytes())),
         );
+        memory.push(("executions".into(), self.state.executions_bytes()));
+        memory.push(("stream".into(), self.state.stream_bytes()));
         Status {
             items: of_tables(&|number| self.state.table(number).len()),
             by_status: self.by_status(&tables),
@@ -275,21 +281,59 @@ fn with_creation(item: &Item) -> (Doc, u64) {
     (item.doc.clone(), item.created)
 }
 
-/// Where a dead letter goes back to.
-enum Way<'a> {
-    Queue(u16),
-    Rule(&'a RulePlan, &'a TargetPlan),
-}
+#[cfg(test)]
+mod tests {
+    use wims_stack::{Field, QueueRef, Template};
 
-impl Way<'_> {
-    fn of<'a>(plan: &'a Plan, dead_letters: u16, attributes: &Doc) -> Option<Way<'a>> {
-        if let Some(source) = attributes.str(SOURCE_QUEUE) {
-            let queue = plan.queues.iter().find(|(_, queue)| queue.name == source);
-            return queue.map(|(number, _)| Way::Queue(*number));
+    use super::*;
+    use crate::journal::FRAME_BYTES_SOFT_MAX;
+    use crate::quiet::{self, Quiet};
+
+    const LETTERS: usize = 10;
+
+    /// An engine with dead letters of `noted`, four of which fill a frame, and one that nobody
+    /// knows the way back of.
+    fn with_letters() -> Quiet {
+        let noted = TargetRef::Queue(QueueRef::new("noted"), Template::path("$.detail.sk"));
+        let mut quiet = Quiet::start(&quiet::stack(noted), &quiet::functions());
+        let dead = quiet.engine.state.number("queue/dead").expect("it is declared");
+        let from = |queue| Some(Doc::object(&[("SOURCE_QUEUE", Field::Str(queue))]));
+        for number in 0..LETTERS {
+            let body = Doc::text(&number.to_string().repeat(FRAME_BYTES_SOFT_MAX / 4));
+            quiet.engine.send(dead, body, from("noted"), Cause::default());
+            quiet.pass_ms(10);
         }
-        let rule = attributes.str(RULE)?;
-        let rule = plan.rules.iter().find(|declared| declared.name == rule)?;
-        let target = rule.targets.iter().find(|target| target.dead_letters == dead_letters)?;
-        Some(Way::Rule(rule, target))
+        quiet.engine.send(dead, Doc::text("stays"), from("nobody"), Cause::default());
+        quiet.pass_ms(10);
+        quiet
+    }
+
+    fn redrive(quiet: &mut Quiet, limit: usize, dry_run: bool) -> Redriven {
+        match quiet.ask(Query::Redrive { queue: "dead".into(), limit, dry_run }) {
+            Answer::Moved(Some(redriven)) => redriven,
+            other => panic!("nothing is sent back: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_redrive_that_a_full_frame_ends_tells_how_many_are_left_until_none_is() {
+        let mut quiet = with_letters();
+        let dry = redrive(&mut quiet, 3, true);
+        assert_eq!(dry, Redriven { moved: 3, left: LETTERS });
+        assert_eq!(redrive(&mut quiet, 1, false), Redriven { moved: 1, left: LETTERS - 1 });
+        let mut moved = 1;
+        loop {
+            let redriven = redrive(&mut quiet, LETTERS, false);
+            assert!((1..=4).contains(&redriven.moved), "a frame has room for four: {redriven:?}");
+            moved += redriven.moved;
+            assert_eq!(redriven.left, LETTERS - moved);
+            if redriven.left == 0 {
+                break;
+            }
+        }
+        let first = |text: String| text.chars().next();
+        let texts: Vec<_> = quiet.texts("noted").into_iter().filter_map(first).collect();
+        assert_eq!(texts, ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9']);
+        assert_eq!(quiet.texts("dead"), ["stays"]);
     }
 }

@@ -33,6 +33,13 @@ pub struct StreamChange {
     pub new: Option<Doc>,
 }
 
+impl StreamChange {
+    fn memory_bytes(&self) -> usize {
+        let images = self.old.iter().chain(&self.new).map(Doc::heap_bytes);
+        size_of::<StreamChange>() + images.sum::<usize>()
+    }
+}
+
 /// An execution that goes on later.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Execution {
@@ -40,6 +47,14 @@ pub struct Execution {
     pub waiting: Waiting,
     /// Its trace.
     pub trace: Option<TraceId>,
+}
+
+impl Execution {
+    /// With its share of the maps it is in, by id and by when it goes on.
+    fn memory_bytes(&self) -> usize {
+        let entries = (size_of::<Execution>() + 3 * size_of::<u64>()) * 4 / 3;
+        entries + self.waiting.event.heap_bytes() + self.waiting.position.len()
+    }
 }
 
 /// A declared pipe that reads the stream.
@@ -66,8 +81,10 @@ pub struct State {
     pub cursors: BTreeMap<u16, u64>,
     /// Changes some declared consumer has not seen, oldest first.
     pub stream: VecDeque<StreamChange>,
+    stream_bytes: usize,
     /// Executions that go on later, by id.
     pub executions: BTreeMap<u64, Execution>,
+    executions_bytes: usize,
     /// Their ids by when they go on.
     pub wakes: BTreeSet<(u64, u64)>,
     /// What pipes have learned of their targets.
@@ -106,7 +123,9 @@ impl State {
             queues: Vec::new(),
             cursors: BTreeMap::new(),
             stream: VecDeque::new(),
+            stream_bytes: 0,
             executions: BTreeMap::new(),
+            executions_bytes: 0,
             wakes: BTreeSet::new(),
             paced: BTreeMap::new(),
             served: BTreeMap::new(),
@@ -161,6 +180,17 @@ impl State {
     /// The messages of a queue.
     pub fn queue(&self, number: u16) -> &Messages {
         self.queues[usize::from(number)].as_ref().expect("the number is that of a queue")
+    }
+
+    /// Bytes of memory of the changes in the stream, estimated from what is stored. Images that
+    /// the table still has are counted there as well.
+    pub fn stream_bytes(&self) -> usize {
+        self.stream_bytes
+    }
+
+    /// Bytes of memory of the executions that wait, estimated from what is stored.
+    pub fn executions_bytes(&self) -> usize {
+        self.executions_bytes
     }
 
     /// Lets hidden messages appear whose time has come.
@@ -277,6 +307,7 @@ impl State {
         if is_read && self.table(change.table).is_streamed(image) {
             let Change { table, old, new, .. } = change;
             let change = StreamChange { seq, wall_ms, replay, trace, table, old, new };
+            self.stream_bytes += change.memory_bytes();
             self.stream.push_back(change);
         }
     }
@@ -347,7 +378,8 @@ impl State {
         self.cursors.insert(consumer, seq);
         let seen_by_all = self.seen_by_all().min(self.held_from - 1);
         self.let_go = self.let_go.max(seen_by_all);
-        while self.stream.front().is_some_and(|change| change.seq <= seen_by_all) {
+        while let Some(change) = self.stream.front().filter(|change| change.seq <= seen_by_all) {
+            self.stream_bytes -= change.memory_bytes();
             self.stream.pop_front();
         }
     }
@@ -358,12 +390,15 @@ impl State {
         }
         self.ended(waiting.id);
         self.wakes.insert((waiting.wake_at_ms, waiting.id));
-        self.executions.insert(waiting.id, Execution { waiting, trace });
+        let (id, execution) = (waiting.id, Execution { waiting, trace });
+        self.executions_bytes += execution.memory_bytes();
+        self.executions.insert(id, execution);
     }
 
     fn ended(&mut self, id: u64) {
-        if let Some(Execution { waiting, .. }) = self.executions.remove(&id) {
-            self.wakes.remove(&(waiting.wake_at_ms, id));
+        if let Some(execution) = self.executions.remove(&id) {
+            self.executions_bytes -= execution.memory_bytes();
+            self.wakes.remove(&(execution.waiting.wake_at_ms, id));
         }
     }
 
@@ -401,4 +436,67 @@ impl State {
 fn numbers_of<T>(slots: &[Option<T>]) -> impl Iterator<Item = u16> {
     let taken = slots.iter().enumerate().filter(|(_, slot)| slot.is_some());
     taken.map(|(at, _)| u16::try_from(at).expect("numbers are 16 bits"))
+}
+
+#[cfg(test)]
+mod tests {
+    use wims_stack::{Field, QueueRef, TargetRef, Template};
+
+    use super::*;
+    use crate::quiet;
+    use crate::record::Named;
+
+    const TABLE: u16 = 0;
+    const PIPE: u16 = 1;
+
+    /// A state that knows the table and the pipe of the quiet stack.
+    fn named() -> State {
+        let noted = TargetRef::Queue(QueueRef::new("noted"), Template::path("$.detail.sk"));
+        let mut state = State::new(&quiet::stack(noted));
+        for (id, name) in [(TABLE, "table/T"), (PIPE, "pipe/p")] {
+            apply(&mut state, Record::Named(Named { id, name: name.into() }));
+        }
+        state
+    }
+
+    fn apply(state: &mut State, record: Record) {
+        let seq = state.seq + 1;
+        state.apply(Entry { seq, wall_ms: 1, cause: 0, replay: false, trace: None, record });
+    }
+
+    #[test]
+    fn a_change_counts_as_memory_until_every_pipe_has_seen_it() {
+        let mut state = named();
+        for sk in ["1", "2"] {
+            let new = Some(quiet::item(sk));
+            apply(&mut state, Record::Change(Change { table: TABLE, created: 0, old: None, new }));
+        }
+        let both = state.stream_bytes();
+        assert!(both > 2 * quiet::item("1").heap_bytes());
+        let (first, second) = (state.stream[0].seq, state.stream[1].seq);
+        apply(&mut state, Record::Cursor { consumer: PIPE, seq: first });
+        assert_eq!(state.stream_bytes(), both / 2);
+        apply(&mut state, Record::Cursor { consumer: PIPE, seq: second });
+        assert_eq!(state.stream_bytes(), 0);
+    }
+
+    #[test]
+    fn an_execution_counts_as_memory_as_it_is_now_until_it_ends() {
+        let mut state = named();
+        let waiting = |id, text: &str| {
+            let event = Doc::object(&[("detail", Field::Str(text))]);
+            let position = "{}".into();
+            Record::Waiting(Waiting { id, workflow: 9, event, position, wake_at_ms: 5 })
+        };
+        apply(&mut state, waiting(0, "x"));
+        let (id, small) = (state.seq, state.executions_bytes());
+        assert!(small > 0);
+        apply(&mut state, waiting(id, &"x".repeat(10_000)));
+        let large = state.executions_bytes();
+        assert!((small + 9_000..small + 11_000).contains(&large), "{small}, then {large}");
+        apply(&mut state, waiting(id, "x"));
+        assert_eq!(state.executions_bytes(), small);
+        apply(&mut state, Record::Ended { id });
+        assert_eq!(state.executions_bytes(), 0);
+    }
 }

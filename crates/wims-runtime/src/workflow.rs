@@ -16,6 +16,7 @@ use wims_stack::{
 };
 
 use crate::bus::event_doc;
+use crate::dead_letter::{Failure, INVALID_WRITES, Origin, PANICKED};
 use crate::engine::{Cause, Engine};
 use crate::functions::{Reads, TaskError, TaskInput, TransactFn};
 use crate::plan::{MachinePlan, Plan, StatePlan, TargetKind, TargetPlan, TaskPlan, WorkflowPlan};
@@ -25,6 +26,10 @@ use crate::transact::TransactFailure;
 
 /// What the present stack cannot take on waits this long before it is looked at again.
 const LOOK_AGAIN_MS: u64 = 3_600_000;
+/// Attribute of the event an execution waits with: the rule that started it.
+const STARTED_BY: &str = "rule";
+/// The error of what the runtime itself cannot do.
+const RUNTIME: &str = "States.Runtime";
 
 /// Where an execution stands in a machine, by indexes of the present stack.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,7 +41,7 @@ enum Position {
     /// Ended well.
     Done,
     /// Ended with an error.
-    Failed(String),
+    Failed(Failure),
 }
 
 const START: Position = Position::At { state: 0, attempts: 0, wake_at_ms: 0 };
@@ -57,8 +62,26 @@ enum NamedPosition {
 struct Run<'a> {
     plan: &'a Plan,
     flow: &'a WorkflowPlan,
+    /// The rule that started it; executions of former versions do not know it.
+    rule: Option<&'a str>,
     event: &'a EventView<'a>,
     cause: Cause,
+}
+
+impl Run<'_> {
+    /// A failure as a dead letter tells it.
+    fn told(&self, failure: Failure) -> Failure {
+        Failure { message: format!("{}: {}", self.flow.name, failure.message), ..failure }
+    }
+
+    /// The event, with the rule that started it.
+    fn event_and_rule(&self) -> Doc {
+        let event = event_doc(self.event);
+        match self.rule {
+            Some(rule) => event.with(&[(STARTED_BY, Some(Field::Str(rule)))]),
+            None => event,
+        }
+    }
 }
 
 impl Engine {
@@ -67,14 +90,15 @@ impl Engine {
         &mut self,
         plan: &Plan,
         workflow: usize,
+        rule: &str,
         event: &EventView<'_>,
         cause: Cause,
-    ) -> Result<(), String> {
+    ) -> Result<(), Failure> {
         let flow = &plan.workflows[workflow];
-        let run = Run { plan, flow, event, cause };
+        let run = Run { plan, flow, rule: Some(rule), event, cause };
         match self.advance(&run, &flow.machine, START) {
             Position::Done => Ok(()),
-            Position::Failed(error) => Err(error),
+            Position::Failed(failure) => Err(run.told(failure)),
             waiting => {
                 self.wait(&run, 0, &waiting);
                 Ok(())
@@ -102,19 +126,19 @@ impl Engine {
             return self.look_again_later(cause, waiting);
         };
         let event = event_view(&waiting.event);
-        let run = Run { plan, flow, event: &event, cause };
+        let run = Run { plan, flow, rule: waiting.event.str(STARTED_BY), event: &event, cause };
         let position = match read_position(&flow.machine, &waiting.position) {
             Ok(position) => self.advance(&run, &flow.machine, position),
-            Err(reason) => Position::Failed(format!("States.Runtime: {reason}")),
+            Err(reason) => Position::Failed(Failure::new(RUNTIME, format!("{RUNTIME}: {reason}"))),
         };
         match position {
             Position::Done => {
                 self.emit(cause, Record::Ended { id });
             }
-            Position::Failed(error) => match DeadLetters::of(&run) {
+            Position::Failed(failure) => match DeadLetters::of(&run) {
                 Some(to) => {
                     self.emit(cause, Record::Ended { id });
-                    self.bury_failed(&run, &to, &error);
+                    self.bury_failed(&run, &to, failure);
                 }
                 None => self.look_again_later(cause, waiting),
             },
@@ -129,14 +153,15 @@ impl Engine {
     }
 
     /// An execution that failed after waiting: its event becomes a dead letter.
-    fn bury_failed(&mut self, run: &Run<'_>, to: &DeadLetters<'_>, error: &str) {
+    fn bury_failed(&mut self, run: &Run<'_>, to: &DeadLetters<'_>, failure: Failure) {
         let DeadLetters { rule, queue } = *to;
-        let reason = format!("{}: {error}", run.flow.name);
-        if let Some(rule) = rule {
-            return self.bury_event(run.plan, queue, rule, run.event, &reason, run.cause);
+        let mut failure = run.told(failure);
+        if rule.is_none() {
+            failure.message.push_str("; no rule starts this workflow any more");
         }
-        let reason = format!("{reason}; no rule starts this workflow any more");
-        let attributes = Doc::object(&[("ERROR_MESSAGE", Field::Str(&reason))]);
+        let target = format!("workflow/{}", run.flow.name);
+        let origin = Origin { rule, target: Some(&target), queue: None };
+        let attributes = origin.attributes(&failure);
         self.bury(run.plan, queue, event_doc(run.event), attributes, run.cause);
     }
 
@@ -144,7 +169,7 @@ impl Engine {
         let waiting = Waiting {
             id,
             workflow: run.flow.number,
-            event: event_doc(run.event),
+            event: run.event_and_rule(),
             position: write_position(&run.flow.machine, position),
             wake_at_ms: wake_at_ms(position).unwrap_or(self.state.clock_ms),
         };
@@ -177,7 +202,7 @@ impl Engine {
     fn enter(&mut self, run: &Run<'_>, plan: &StatePlan, state: usize, attempts: u32) -> Position {
         match plan {
             StatePlan::Succeed => Position::Done,
-            StatePlan::Fail(error) => Position::Failed(error.clone()),
+            StatePlan::Fail(error) => Position::Failed(Failure::new(error, error)),
             StatePlan::Parallel(branches) => {
                 Position::Branches { state, of: vec![START; branches.len()] }
             }
@@ -192,7 +217,10 @@ impl Engine {
                         Some((_, next)) => {
                             Position::At { state: *next, attempts: 0, wake_at_ms: 0 }
                         }
-                        None => Position::Failed(error.to_string()),
+                        None => {
+                            let failure = Failure::new(&error.name, error.to_string());
+                            Position::Failed(failure.after(attempts).exhausted(attempts > 0))
+                        }
                     }
                 }
             },
@@ -212,9 +240,15 @@ impl Engine {
             .zip(of)
             .map(|(branch, position)| self.advance(run, branch, position))
             .collect();
-        if let Some(Position::Failed(error)) = of.iter().find(|p| matches!(p, Position::Failed(_)))
-        {
-            return Position::Failed(format!("States.BranchFailed: {error}"));
+        let failed = of.iter().find_map(|position| match position {
+            Position::Failed(failure) => Some(failure),
+            Position::At { .. } | Position::Branches { .. } | Position::Done => None,
+        });
+        if let Some(Failure { message, retries, is_exhausted, .. }) = failed {
+            let code = "States.BranchFailed";
+            let failure = Failure::new(code, format!("{code}: {message}"));
+            let (retries, is_exhausted) = (*retries, *is_exhausted);
+            return Position::Failed(Failure { retries, is_exhausted, ..failure });
         }
         if of.iter().all(|position| *position == Position::Done) {
             return Position::At { state: state + 1, attempts: 0, wake_at_ms: 0 };
@@ -265,12 +299,12 @@ impl Engine {
             now_ms: self.now.wall_ms,
         };
         let writes = catch_unwind(AssertUnwindSafe(|| function(&input)))
-            .unwrap_or_else(|_| Err(task_error("Lambda.Unknown", "the function panicked")))?;
+            .unwrap_or_else(|_| Err(task_error(PANICKED, "the function panicked")))?;
         guarded.hold_to(&pk, &sk, &writes)?;
         self.transact(guarded.table, &writes, run.cause).map_err(|failure| match failure {
             TransactFailure::Condition { .. } => task_error(CONDITION_FAILED, &failure.to_string()),
             TransactFailure::Update(_) | TransactFailure::Shape(_) => {
-                task_error("DynamoDB.ValidationException", &failure.to_string())
+                task_error(INVALID_WRITES, &failure.to_string())
             }
         })
     }
@@ -285,7 +319,8 @@ struct DeadLetters<'a> {
 }
 
 impl<'a> DeadLetters<'a> {
-    /// The dead letters of the target that starts the workflow. When no rule starts it any more:
+    /// The dead letters of the target that started the workflow; when that is not known, or gone,
+    /// those of the first that would. When no rule starts it any more:
     /// any dead letters, those with an alarm first, for the event must not be lost and somebody
     /// must be told; such a letter names no rule and is not sent back. None when the stack has no
     /// dead letters at all: the execution waits on.
@@ -295,7 +330,8 @@ impl<'a> DeadLetters<'a> {
             TargetKind::Workflow(at) => plan.workflows[at].number == number,
             TargetKind::Queue(..) | TargetKind::Topic(_) | TargetKind::Log => false,
         };
-        for rule in &plan.rules {
+        let started_by = plan.rules.iter().find(|rule| Some(rule.name.as_str()) == run.rule);
+        for rule in started_by.into_iter().chain(&plan.rules) {
             if let Some(target) = rule.targets.iter().find(starts) {
                 let queue = target.dead_letters;
                 return Some(DeadLetters { rule: Some(rule.name.as_str()), queue });
@@ -325,7 +361,7 @@ impl Guarded<'_> {
     /// Holds the function to its declaration: one write is the guarded item's and makes of the
     /// attribute what is declared. That the guard holds was seen in this very step.
     fn hold_to(&self, pk: &str, sk: &str, writes: &[Write]) -> Result<(), TaskError> {
-        let broken = |what| Err(task_error("States.Runtime", what));
+        let broken = |what| Err(task_error(RUNTIME, what));
         let Some(own) = writes.iter().find(|write| write.pk == pk && write.sk == sk) else {
             return broken("the function does not write the guarded item");
         };
@@ -475,262 +511,4 @@ pub(crate) fn event_view(doc: &Doc) -> EventView<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, Ordering};
-
-    use wims_stack::{
-        Catch, FunctionRef, Machine, QueueRef, Stack, State, StateKind, TableRef, TargetRef, Task,
-        Transact, Workflow, WorkflowRef,
-    };
-
-    use super::*;
-    use crate::functions::{Function, Functions};
-    use crate::plan::compile;
-    use crate::quiet::{self, Quiet};
-    use crate::trace::TraceId;
-
-    /// A task whose function makes the new item DONE, or fails.
-    fn work(retry: Vec<Retry>, catch: Vec<Catch>) -> State {
-        let task = Task::Transact(Transact {
-            table: TableRef::new("T"),
-            pk: Template::path("$.detail.pk"),
-            sk: Template::path("$.detail.sk"),
-            guard: Condition::is("state", "NEW"),
-            function: FunctionRef::new("work"),
-            becomes: Becomes { attribute: "state".into(), values: vec![Doc::text("DONE")] },
-        });
-        State { name: "Work".into(), kind: StateKind::Task { task, retry, catch } }
-    }
-
-    /// Once more, after half a second to a second.
-    fn once_more() -> Vec<Retry> {
-        vec![Retry {
-            errors: vec![ALL_ERRORS.into()],
-            interval_ms: 1_000,
-            backoff: 2,
-            interval_max_ms: 60_000,
-            attempts_max: 1,
-        }]
-    }
-
-    /// A task that sends the key of the new item to the queue `noted`.
-    fn note() -> State {
-        let (queue, message) = (QueueRef::new("noted"), Template::path("$.detail.sk"));
-        let task = Task::SendMessage { queue, message };
-        let kind = StateKind::Task { task, retry: Vec::new(), catch: Vec::new() };
-        State { name: "Note".into(), kind }
-    }
-
-    /// A new item starts the workflow `w` of these states.
-    fn stack(states: Vec<State>) -> Stack {
-        let workflow = WorkflowRef::new("w");
-        let mut stack = quiet::stack(TargetRef::Workflow(workflow.clone()));
-        stack.workflows.push(Workflow { name: workflow, machine: Machine { states } });
-        stack
-    }
-
-    fn functions(work: TransactFn) -> Functions {
-        quiet::functions().with("work", Function::Transact(work))
-    }
-
-    /// An engine in which a new item has just started a workflow of these states.
-    fn start(states: Vec<State>, work: TransactFn) -> Quiet {
-        let mut quiet = Quiet::start(&stack(states), &functions(work));
-        quiet.put("1");
-        quiet.pass_ms(10);
-        quiet
-    }
-
-    /// The engine in which an execution waits at `Work`, after the stack has become this one.
-    fn wait_and_change(stack: &Stack, work: TransactFn) -> Quiet {
-        let mut quiet = start(vec![self::work(once_more(), Vec::new())], throttled);
-        assert_eq!(state_and_waiting(&quiet), (Some("NEW"), 1));
-        let state = &quiet.engine.state;
-        let plan = compile(stack, &functions(work), &|name| state.number(name));
-        quiet.engine.plan = Arc::new(plan.expect("the stack can run"));
-        quiet.pass_ms(1_100);
-        quiet
-    }
-
-    /// The attributes of the only dead letter.
-    fn letter(quiet: &Quiet) -> &Doc {
-        let letters = quiet.messages("dead");
-        assert_eq!(letters.len(), 1);
-        letters[0].attributes.as_deref().expect("a dead letter says why")
-    }
-
-    fn state_and_waiting(quiet: &Quiet) -> (Option<&str>, usize) {
-        (quiet.item("1").str("state"), quiet.engine.state.executions.len())
-    }
-
-    fn done(_: &TaskInput<'_>) -> Result<Vec<Write>, TaskError> {
-        let action = Action::Update(vec![Update::SetConst("state", "DONE")]);
-        Ok(vec![Write { pk: "a".into(), sk: "1".into(), condition: None, action }])
-    }
-
-    fn throttled(_: &TaskInput<'_>) -> Result<Vec<Write>, TaskError> {
-        Err(task_error("DynamoDB.ThrottlingException", "too fast"))
-    }
-
-    #[test]
-    fn a_task_that_fails_once_is_retried_after_its_interval_and_succeeds() {
-        static FAILED: AtomicBool = AtomicBool::new(false);
-        let fails_once: TransactFn = |input| {
-            if FAILED.swap(true, Ordering::Relaxed) { done(input) } else { throttled(input) }
-        };
-        let mut quiet = start(vec![work(once_more(), Vec::new())], fails_once);
-        assert_eq!(state_and_waiting(&quiet), (Some("NEW"), 1));
-        quiet.pass_ms(450);
-        assert_eq!(state_and_waiting(&quiet), (Some("NEW"), 1), "at least half the interval");
-        quiet.pass_ms(600);
-        assert_eq!(state_and_waiting(&quiet), (Some("DONE"), 0));
-        assert!(quiet.messages("dead").is_empty());
-    }
-
-    #[test]
-    fn a_task_that_keeps_failing_goes_on_where_its_catch_says() {
-        let catch = vec![Catch { errors: vec![ALL_ERRORS.into()], next: "Note".into() }];
-        let states = vec![
-            work(once_more(), catch),
-            State { name: "Worked".into(), kind: StateKind::Succeed },
-            note(),
-        ];
-        let mut quiet = start(states, throttled);
-        assert!(quiet.messages("noted").is_empty(), "the retry comes first");
-        quiet.pass_ms(1_100);
-        assert_eq!(quiet.messages("noted")[0].body, Doc::text("1"));
-        assert_eq!(state_and_waiting(&quiet), (Some("NEW"), 0));
-        assert!(quiet.messages("dead").is_empty());
-    }
-
-    #[test]
-    fn an_execution_keeps_its_trace_while_it_waits_and_gives_it_to_what_it_sends() {
-        let catch = vec![Catch { errors: vec![ALL_ERRORS.into()], next: "Note".into() }];
-        let states = vec![work(once_more(), catch), note()];
-        let mut quiet = Quiet::start(&stack(states), &functions(throttled));
-        let trace = TraceId::new(7);
-        quiet.put_traced("1", trace);
-        quiet.put("2");
-        quiet.pass_ms(10);
-        let executions = quiet.engine.state.executions.values();
-        let waiting: Vec<_> = executions.map(|execution| execution.trace).collect();
-        assert_eq!(waiting, [trace, None]);
-        quiet.pass_ms(1_100);
-        let noted = quiet.messages("noted");
-        let trace_of = |sk| noted.iter().find(|m| m.body == Doc::text(sk)).map(|m| m.trace);
-        assert_eq!((trace_of("1"), trace_of("2")), (Some(trace), Some(None)));
-    }
-
-    #[test]
-    fn a_failure_without_catch_puts_the_event_among_the_dead_letters() {
-        for retry in [Vec::new(), once_more()] {
-            let mut quiet = start(vec![work(retry, Vec::new())], throttled);
-            quiet.pass_ms(1_100);
-            assert_eq!(state_and_waiting(&quiet), (Some("NEW"), 0));
-            let letters = quiet.messages("dead");
-            assert_eq!(letters.len(), 1);
-            assert_eq!(letters[0].body.part("detail"), Some(quiet::item("1")));
-            let attributes = letters[0].attributes.as_deref().unwrap();
-            assert_eq!(attributes.str("RULE_ARN"), Some("r"));
-            let reason = attributes.str("ERROR_MESSAGE");
-            assert_eq!(reason, Some("w: DynamoDB.ThrottlingException: too fast"));
-        }
-    }
-
-    #[test]
-    fn an_execution_goes_on_at_the_state_it_waits_at_when_a_new_stack_has_one_before_it() {
-        let states = vec![note(), work(once_more(), Vec::new())];
-        let quiet = wait_and_change(&stack(states), done);
-        assert_eq!(state_and_waiting(&quiet), (Some("DONE"), 0));
-        assert!(quiet.messages("noted").is_empty(), "what stands before it is not run");
-        assert!(quiet.messages("dead").is_empty());
-    }
-
-    #[test]
-    fn an_execution_whose_state_is_gone_is_a_dead_letter_that_can_be_sent_back() {
-        let quiet = wait_and_change(&stack(vec![note()]), done);
-        assert_eq!(state_and_waiting(&quiet), (Some("NEW"), 0));
-        assert!(quiet.messages("noted").is_empty(), "no other state is taken for it");
-        assert_eq!(letter(&quiet).str("RULE_ARN"), Some("r"));
-        let reason = letter(&quiet).str("ERROR_MESSAGE");
-        let gone = "the stack has no state Work any more where the execution waits";
-        assert_eq!(reason, Some(format!("w: States.Runtime: {gone}").as_str()));
-    }
-
-    #[test]
-    fn a_failure_of_a_workflow_that_no_rule_starts_any_more_is_a_dead_letter_too() {
-        let mut stack = stack(vec![work(once_more(), Vec::new())]);
-        stack.rules.clear();
-        let quiet = wait_and_change(&stack, throttled);
-        assert_eq!(state_and_waiting(&quiet), (Some("NEW"), 0));
-        assert_eq!(letter(&quiet).str("RULE_ARN"), None);
-        let reason = letter(&quiet).str("ERROR_MESSAGE").unwrap();
-        assert!(reason.ends_with("too fast; no rule starts this workflow any more"), "{reason}");
-        // Without any dead letters it waits on.
-        stack.pipes.clear();
-        let quiet = wait_and_change(&stack, throttled);
-        assert_eq!(state_and_waiting(&quiet), (Some("NEW"), 1));
-    }
-
-    /// States of these names.
-    fn machine(names: &[&str]) -> MachinePlan {
-        let names: Vec<String> = names.iter().map(|name| String::from(*name)).collect();
-        let states = names.iter().map(|_| StatePlan::Succeed).collect();
-        MachinePlan { names, states }
-    }
-
-    /// States of these names, then the Parallel `All` of these branches.
-    fn parallel(before: &[&str], branches: &[&[&str]]) -> MachinePlan {
-        let mut all = machine(before);
-        all.names.push("All".into());
-        all.states.push(StatePlan::Parallel(branches.iter().map(|of| machine(of)).collect()));
-        all
-    }
-
-    fn at(state: usize) -> Position {
-        Position::At { state, attempts: 2, wake_at_ms: 7 }
-    }
-
-    /// Where a position is after a change of the stack.
-    fn moved(old: &MachinePlan, new: &MachinePlan, at: &Position) -> Result<Position, String> {
-        read_position(new, &write_position(old, at))
-    }
-
-    #[test]
-    fn a_position_comes_back_from_its_names() {
-        let machine = parallel(&["First"], &[&["A", "B"], &["C"]]);
-        let in_branches = Position::Branches { state: 1, of: vec![at(1), Position::Done] };
-        for position in [at(0), in_branches] {
-            assert_eq!(moved(&machine, &machine, &position), Ok(position.clone()));
-        }
-    }
-
-    #[test]
-    fn branches_are_found_wherever_a_new_stack_has_them_and_a_new_one_starts() {
-        let old = parallel(&[], &[&["A", "B"], &["C"], &["Dropped"]]);
-        let of = vec![at(1), Position::Done, Position::Done];
-        let position = Position::Branches { state: 0, of };
-        let new = parallel(&["First"], &[&["Before", "C"], &["New"], &["Before A", "A", "B"]]);
-        let of = vec![Position::Done, START, at(2)];
-        assert_eq!(moved(&old, &new, &position), Ok(Position::Branches { state: 1, of }));
-    }
-
-    #[test]
-    fn what_a_new_stack_does_not_have_any_more_is_told() {
-        let old = parallel(&[], &[&["A"], &["B"]]);
-        let position = Position::Branches { state: 0, of: vec![Position::Done, at(0)] };
-        let no_parallel = machine(&["All"]);
-        for (new, told) in [
-            (machine(&["A", "B"]), "no state All any more"),
-            (no_parallel, "state All is no Parallel any more"),
-            (parallel(&["B"], &[&["A"]]), "no state B any more"),
-            (parallel(&[], &[&["A", "B"]]), "the branch of state B was two branches"),
-        ] {
-            let reason = moved(&old, &new, &position).unwrap_err();
-            assert!(reason.contains(told), "{reason}");
-        }
-        let by_index = r#"{"At":{"state":0,"attempts":0,"wake_at_ms":0}}"#;
-        assert!(read_position(&old, by_index).unwrap_err().contains("cannot be read"));
-    }
-}
+mod tests;

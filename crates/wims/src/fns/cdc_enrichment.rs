@@ -99,6 +99,8 @@ fn order_events(old: Option<&Doc>, new: &Doc, publish: &mut impl FnMut(&'static 
         became("paymentStatus").and_then(|status| match status {
             payment_status::PAID => Some("payment.succeeded"),
             payment_status::DECLINED => Some("payment.declined"),
+            // That a person sent a failed payment back is no outcome.
+            payment_status::UNKNOWN if old.is_some_and(has_failed) => None,
             payment_status::UNKNOWN => Some("payment.unknown"),
             payment_status::FAILED => Some("payment.deadLettered"),
             _ => None,
@@ -112,6 +114,10 @@ fn order_events(old: Option<&Doc>, new: &Doc, publish: &mut impl FnMut(&'static 
     for event in outcomes.into_iter().flatten() {
         publish(event, flat_order(new));
     }
+}
+
+fn has_failed(order: &Doc) -> bool {
+    order.str("paymentStatus") == Some(payment_status::FAILED)
 }
 
 fn stock_events(old: Option<&Doc>, new: &Doc, publish: &mut impl FnMut(&'static str, Doc)) {
@@ -181,6 +187,18 @@ mod tests {
             events(Some(&stock(7, 0)), &stock(0, 0)),
             ["cdcEvent", "stock.low", "stock.out"]
         );
+    }
+
+    #[test]
+    fn a_payment_that_is_unknown_is_told_unless_a_person_sent_it_back() {
+        let order = |payment| {
+            let pk = ("pk", Field::Str("CUSTOMER#349"));
+            Doc::object(&[pk, ("paymentStatus", Field::Str(payment))])
+        };
+        let told = |from, to| events(Some(&order(from)), &order(to));
+        assert_eq!(told("PROCESSING", "UNKNOWN"), ["cdcEvent", "payment.unknown"]);
+        assert_eq!(told("FAILED", "UNKNOWN"), ["cdcEvent"]);
+        assert_eq!(told("UNKNOWN", "FAILED"), ["cdcEvent", "payment.deadLettered"]);
     }
 
     #[test]

@@ -26,10 +26,13 @@ pub fn prepare_payment(input: &DeliveryInput<'_>) -> Delivery {
             key: charge_key(order),
             body: request(order),
         },
-        (_, payment_status::PROCESSING) => {
-            Delivery::LookUp { key: charge_key(order), writes: vec![unknown(input, order)] }
+        // PROCESSING: a call is found under way though nobody waits for its answer, for a former
+        // life made it. FAILED: it was given up, and a person sent its message back.
+        (_, payment_status::PROCESSING | payment_status::FAILED) => {
+            let writes = vec![unknown(input, order, payment)];
+            Delivery::LookUp { key: charge_key(order), writes }
         }
-        (_, payment_status::UNKNOWN | payment_status::FAILED) => {
+        (_, payment_status::UNKNOWN) => {
             Delivery::LookUp { key: charge_key(order), writes: Vec::new() }
         }
         _ => Delivery::Drop,
@@ -49,9 +52,9 @@ fn processing(input: &DeliveryInput<'_>, order: &Doc) -> Write {
     update(order, guard, updates)
 }
 
-/// A call is found under way though nobody waits for its answer: a former life made it.
-fn unknown(input: &DeliveryInput<'_>, order: &Doc) -> Write {
-    let guard = Condition::is("paymentStatus", payment_status::PROCESSING);
+/// Nobody knows what became of its payment: from now on the order waits for a look-up.
+fn unknown(input: &DeliveryInput<'_>, order: &Doc, from: &str) -> Write {
+    let guard = Condition::is("paymentStatus", from);
     update(order, guard, moved(order, "paymentStatus", payment_status::UNKNOWN, input.now_ms))
 }
 
@@ -70,7 +73,7 @@ fn request(order: &Doc) -> Doc {
 /// Turns an outcome into the order's next payment status.
 pub fn payment_outcome(input: &DeliveryInput<'_>, outcome: &CallOutcome) -> Vec<Write> {
     let Some(order) = find_order(input) else { return Vec::new() };
-    let under_way = [payment_status::PROCESSING, payment_status::UNKNOWN, payment_status::FAILED];
+    let under_way = [payment_status::PROCESSING, payment_status::UNKNOWN];
     let (from, to, reason): (&[&str], _, Option<&str>) = match outcome {
         CallOutcome::Succeeded => (&under_way, payment_status::PAID, None),
         CallOutcome::Declined(reason) => (&under_way, payment_status::DECLINED, Some(reason)),
@@ -78,7 +81,7 @@ pub fn payment_outcome(input: &DeliveryInput<'_>, outcome: &CallOutcome) -> Vec<
         CallOutcome::NotFound => (&under_way, payment_status::PENDING, None),
         CallOutcome::Unknown(reason) => (&under_way[..1], payment_status::UNKNOWN, Some(reason)),
         CallOutcome::Refused(reason) | CallOutcome::Exhausted(reason) => {
-            (&under_way[..2], payment_status::FAILED, Some(reason))
+            (&under_way, payment_status::FAILED, Some(reason))
         }
     };
     let mut updates = moved(order, "paymentStatus", to, input.now_ms);

@@ -7,7 +7,9 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use wims_runtime::histogram::Histogram;
-use wims_runtime::io::{Answer, LeftoverRow, MessageRow, PipeRow, Query, QueueRow, Status};
+use wims_runtime::io::{
+    Answer, LeftoverRow, MessageRow, PipeRow, Query, QueueRow, Redriven, Status,
+};
 use wims_stack::Doc;
 
 use crate::http::problem::Problem;
@@ -105,7 +107,7 @@ pub async fn messages(
     Ok(list_reply(rows.into_iter().map(MessageView::from).collect(), next.flatten()))
 }
 
-/// `POST /queues/{name}/redrive`: `{limit?, dryRun?}`.
+/// `POST /queues/{name}/redrive`: `{limit?, dryRun?}`. What is left asks for another one.
 pub async fn redrive(
     State(app): State<App>,
     PathParameters(name): PathParameters<String>,
@@ -119,9 +121,11 @@ pub async fn redrive(
     let limit = usize::try_from(limit.unwrap_or(REDRIVE_MAX)).expect("it is 1 or more");
     let dry_run = dry_run.unwrap_or(false);
     let query = Query::Redrive { queue: name.clone(), limit, dry_run };
-    let Answer::Moved(moved) = app.query(query).await? else { return Err(odd()) };
-    let moved = moved.ok_or_else(|| Problem::not_found(format!("there is no queue {name}")))?;
-    Ok(json_reply(StatusCode::OK, format!(r#"{{"moved":{moved},"dryRun":{dry_run}}}"#)))
+    let Answer::Moved(redriven) = app.query(query).await? else { return Err(odd()) };
+    let redriven = redriven.ok_or_else(|| Problem::not_found(format!("there is no queue {name}")));
+    let Redriven { moved, left } = redriven?;
+    let told = format!(r#"{{"moved":{moved},"left":{left},"dryRun":{dry_run}}}"#);
+    Ok(json_reply(StatusCode::OK, told))
 }
 
 #[derive(Serialize)]

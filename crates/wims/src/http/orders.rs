@@ -263,6 +263,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_failed_payment_waits_for_a_person_until_its_message_is_received_again() {
+        let held = |payment| {
+            waits_for(&States { inventory: "RESERVED", payment, fulfillment: "UNFULFILLED" })
+        };
+        assert_eq!(held("FAILED"), Some("a person to redrive its payment from payments-dlq"));
+        assert_eq!(held("UNKNOWN"), Some("a look-up of what became of its payment"));
+    }
+
+    #[test]
     fn a_ready_order_waits_for_its_hand_over_and_then_for_a_person() {
         let ready = |fulfillment| {
             waits_for(&States { inventory: "RESERVED", payment: "PAID", fulfillment })

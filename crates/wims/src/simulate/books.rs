@@ -27,9 +27,8 @@ const INVENTORY_MOVES: [(&str, &str); 7] = [
     ("RESERVED", "SHIPPED"),
     ("RESERVED", "RELEASED"),
 ];
-/// Which `paymentStatus` may follow which. A look-up of a redriven payment may also find that it
-/// was declined.
-const PAYMENT_MOVES: [(&str, &str); 21] = [
+/// Which `paymentStatus` may follow which. A redriven payment is UNKNOWN until it is looked up.
+const PAYMENT_MOVES: [(&str, &str); 19] = [
     ("PENDING", "PROCESSING"),
     ("PENDING", "VOIDED"),
     ("PROCESSING", "PAID"),
@@ -41,10 +40,8 @@ const PAYMENT_MOVES: [(&str, &str); 21] = [
     ("UNKNOWN", "DECLINED"),
     ("UNKNOWN", "PENDING"),
     ("UNKNOWN", "FAILED"),
-    ("FAILED", "PENDING"),
-    ("FAILED", "PAID"),
+    ("FAILED", "UNKNOWN"),
     ("FAILED", "VOIDED"),
-    ("FAILED", "DECLINED"),
     ("DECLINED", "PENDING"),
     ("DECLINED", "VOIDED"),
     ("PAID", "REFUND_PENDING"),

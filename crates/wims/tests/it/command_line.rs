@@ -319,13 +319,13 @@ fn dead_letters_are_listed_looked_at_and_sent_back() {
     let dry_run = [&redrive[..], &["--dry-run"]].concat();
     let would = told(&server, &dry_run);
     assert_eq!(would, "would send 1 messages of payments-dlq back to their queue\n");
-    assert_eq!(told_json(&server, &dry_run), json!({"moved": 1, "dryRun": true}));
+    assert_eq!(told_json(&server, &dry_run), json!({"moved": 1, "left": 1, "dryRun": true}));
     assert_eq!(queue_row(&server, "payments-dlq"), ["1", "0", "0"], "a dry run moves nothing");
     payments.relent();
     let sent = told(&server, &[&redrive[..], &["--limit=1"]].concat());
     assert_eq!(sent, "sent 1 messages of payments-dlq back to their queue\n");
     server.await_status(&order, "READY");
-    assert_eq!(told_json(&server, &redrive), json!({"moved": 0, "dryRun": false}));
+    assert_eq!(told_json(&server, &redrive), json!({"moved": 0, "left": 0, "dryRun": false}));
 }
 
 #[test]

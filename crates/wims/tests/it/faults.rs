@@ -11,7 +11,7 @@ use std::sync::Barrier;
 use serde_json::{Value, json};
 
 use crate::declaration::{declaration, rule, serve};
-use crate::harness::{Server, await_condition};
+use crate::harness::{Server, await_condition, wims};
 use crate::payments::RefusingPayments;
 
 /// The largest order of the seeded item.
@@ -337,10 +337,11 @@ fn fault_12_the_dead_letter_queue_keeps_a_payment_and_redrives_it() {
 
     payments.relent();
     let redrive = |body: &'static str| server.post("/queues/payments-dlq/redrive", body);
-    assert_eq!(redrive(r#"{"dryRun":true}"#), (200, json!({"moved": 1, "dryRun": true})));
+    let dry = (200, json!({"moved": 1, "left": 1, "dryRun": true}));
+    assert_eq!(redrive(r#"{"dryRun":true}"#), dry);
     assert_eq!(backlog(&server, "payments-dlq"), 1, "a dry run moves nothing");
     assert_eq!(server.get(&format!("/orders/{order}")).1["status"], "ON_HOLD");
-    assert_eq!(redrive("{}"), (200, json!({"moved": 1, "dryRun": false})));
+    assert_eq!(redrive("{}"), (200, json!({"moved": 1, "left": 0, "dryRun": false})));
     server.await_status(&order, "READY");
     assert_eq!(backlog(&server, "payments-dlq"), 0);
     let keys = payments.keys_of(&order);
@@ -363,7 +364,9 @@ fn fault_12_an_event_its_target_cannot_take_is_kept_told_and_redriven() {
     server.await_status(&order, "READY");
     let letter = || server.get("/queues/events-dlq/messages").1["items"][0].clone();
     let first = letter();
-    assert_eq!(first["attributes"]["RULE_ARN"], "RefusingRule", "{first}");
+    assert_eq!(first["attributes"]["RULE_ARN"], "rule/RefusingRule", "{first}");
+    assert_eq!(first["attributes"]["TARGET_ARN"], "workflow/refusing", "{first}");
+    assert_eq!(first["attributes"]["ERROR_CODE"], "Refused", "{first}");
     assert_eq!(first["body"]["detail"]["data"]["NewImage"]["orderId"], order.as_str(), "{first}");
     await_condition("the team's mail", || !server.outbox().is_empty());
     assert!(server.outbox()[0].contains("events-dlq"));
@@ -372,6 +375,18 @@ fn fault_12_an_event_its_target_cannot_take_is_kept_told_and_redriven() {
     await_condition("it to be back", || letter()["messageId"] != first["messageId"]);
     assert_eq!(backlog(&server, "events-dlq"), 1);
     assert_eq!(server.get("/inventory").1["reserved"], 7);
+    // At a rate and to the end: each letter once, though all come back.
+    server.order("350", 1);
+    await_condition("another letter", || backlog(&server, "events-dlq") == 2);
+    let began = Instant::now();
+    let paced = ["queue", "redrive", "events-dlq", "--rate=5", "--json"];
+    let url = server.process.url.as_str();
+    let redriven = wims(&[&paced[..], &["--url", url]].concat());
+    // What is left is the first one, which is back.
+    let told = "{\"moved\":2,\"left\":1,\"dryRun\":false}\n";
+    assert_eq!(redriven.stdout, told, "{}", redriven.stderr);
+    assert!(began.elapsed() >= Duration::from_millis(200), "{:?}", began.elapsed());
+    assert_eq!(backlog(&server, "events-dlq"), 2);
 }
 
 #[test]

@@ -1,22 +1,29 @@
 //! `wims queue`: look at queues, and send dead letters back.
 //!
 //! Promise: a look receives nothing: it hides no message and uses none of its receives. It
-//! deliberately cannot delete a message.
+//! deliberately cannot delete a message. A redrive sends each letter back once, also one that
+//! comes back dead, and sums up the server's answers, for it takes as many as are needed.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::builder::BoolishValueParser;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use crate::cli::client::table::{Align, Table, cell, shortened};
-use crate::cli::client::{Server, ServerArgs, path_segment};
+use crate::cli::client::{Reply, Server, ServerArgs, path_segment, print, print_line};
 use crate::cli::{Failure, block_on};
 
 /// So much of a message's body fits a row.
 const BODY_CHARS_MAX: usize = 100;
 /// So much of the reason why a message is a dead letter fits a row.
 const REASON_CHARS_MAX: usize = 60;
+/// Messages one request sends back, at most: the API's own bound.
+const REDRIVE_STEP_MAX: u64 = 10_000;
+/// A redrive at a rate asks so often a second, or once a message.
+const REDRIVE_STEPS_PER_SECOND: u32 = 10;
+/// Wait before the next request when one could send nothing back: the journal was busy.
+const REDRIVE_BUSY_WAIT: Duration = Duration::from_millis(100);
 
 /// What can be done with queues.
 #[derive(Subcommand)]
@@ -36,7 +43,8 @@ pub enum QueueCommand {
     /// Send dead letters back to the queue they came from
     #[command(after_help = "Examples:\n  \
         wims queue redrive payments-dlq --dry-run  # how many there are\n  \
-        wims queue redrive payments-dlq --limit 100  # some of them\n\n\
+        wims queue redrive payments-dlq --limit 100  # some of them\n  \
+        wims queue redrive payments-dlq --rate 5  # five a second\n\n\
         A payment is charged under the same key again, so nobody pays twice.")]
     Redrive(RedriveArgs),
 }
@@ -61,9 +69,14 @@ pub struct RedriveArgs {
     /// The dead-letter queue's name
     #[arg(value_parser = path_segment)]
     name: String,
-    /// Messages at most [default: 10000]
-    #[arg(long, env = "WIMS_QUEUE_REDRIVE_LIMIT", value_name = "N")]
-    limit: Option<i64>,
+    /// Messages at most [default: all that are there]
+    #[arg(long, env = "WIMS_QUEUE_REDRIVE_LIMIT", value_name = "N",
+        value_parser = clap::value_parser!(u64).range(1..))]
+    limit: Option<u64>,
+    /// Messages a second [default: as fast as the server takes them]
+    #[arg(long, env = "WIMS_QUEUE_REDRIVE_RATE", value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    rate: Option<u32>,
     /// Only tell how many there are
     #[arg(long, env = "WIMS_QUEUE_REDRIVE_DRY_RUN", value_parser = BoolishValueParser::new())]
     dry_run: bool,
@@ -147,15 +160,70 @@ fn message_row(message: &Value) -> Vec<String> {
 }
 
 async fn redrive(args: RedriveArgs) -> Result<(), Failure> {
-    let mut body = json!({"dryRun": args.dry_run});
-    if let Some(limit) = args.limit {
-        body["limit"] = limit.into();
+    let server = Server::at(&args.server)?;
+    if args.dry_run {
+        return would_redrive(&server, &args).await;
     }
-    let path = ["queues", &args.name, "redrive"];
-    let reply = Server::at(&args.server)?.post(&path, &body).await?;
-    let (name, moved) = (&args.name, reply.field("moved"));
-    let would = if args.dry_run { "would send" } else { "sent" };
-    args.server.show(&reply, || format!("{would} {moved} messages of {name} back to their queue\n"))
+    let (moved, left) = send_back(&server, &args).await?;
+    if args.server.json {
+        let told = json!({"moved": moved, "left": left, "dryRun": false});
+        return print_line(&told.to_string());
+    }
+    let more = if left > 0 { format!("; {left} are left") } else { String::new() };
+    print(&format!("sent {moved} messages of {} back to their queue{more}\n", args.name))
+}
+
+async fn would_redrive(server: &Server, args: &RedriveArgs) -> Result<(), Failure> {
+    let limit = args.limit.unwrap_or(u64::MAX);
+    let body = json!({"dryRun": true, "limit": limit.min(REDRIVE_STEP_MAX)});
+    let reply = server.post(&["queues", &args.name, "redrive"], &body).await?;
+    let would = count(&reply, "left").min(limit);
+    let told = || format!("would send {would} messages of {} back to their queue\n", args.name);
+    args.server.show(&reply, told)
+}
+
+/// Sends letters back step by step, until all are that were there at first, or as many as asked
+/// for; how many were sent and how many are left.
+async fn send_back(server: &Server, args: &RedriveArgs) -> Result<(u64, u64), Failure> {
+    let began = Instant::now();
+    let limit = args.limit.unwrap_or(u64::MAX);
+    let step = args.rate.map_or(REDRIVE_STEP_MAX, step_at);
+    let (mut moved, mut goal) = (0, None);
+    loop {
+        let body = json!({"limit": step.min(limit - moved)});
+        let reply = server.post(&["queues", &args.name, "redrive"], &body).await;
+        let reply = reply.map_err(|failure| told_so_far(failure, moved))?;
+        let (sent, left) = (count(&reply, "moved"), count(&reply, "left"));
+        moved += sent;
+        if left == 0 || moved >= *goal.get_or_insert(limit.min(sent + left)) {
+            return Ok((moved, left));
+        }
+        let busy = if sent == 0 { REDRIVE_BUSY_WAIT } else { Duration::ZERO };
+        let due = args.rate.map_or(Duration::ZERO, |rate| due_after(moved, rate));
+        tokio::time::sleep(busy.max(due.saturating_sub(began.elapsed()))).await;
+    }
+}
+
+fn count(reply: &Reply, name: &str) -> u64 {
+    reply.json[name].as_u64().unwrap_or(0)
+}
+
+/// Messages of one request at a rate.
+fn step_at(rate: u32) -> u64 {
+    (rate / REDRIVE_STEPS_PER_SECOND).max(1).into()
+}
+
+/// When the next message may be sent at a rate, from the first one on.
+fn due_after(moved: u64, rate: u32) -> Duration {
+    Duration::from_secs_f64(moved as f64 / f64::from(rate))
+}
+
+fn told_so_far(failure: Failure, moved: u64) -> Failure {
+    if moved == 0 {
+        return failure;
+    }
+    let message = format!("{} ({moved} messages were sent back before)", failure.message);
+    Failure::new(failure.code, message)
 }
 
 #[cfg(test)]
@@ -172,6 +240,22 @@ mod tests {
         };
         assert_eq!(queue(2), ["payments-queue", "2", "0", "0", "1m 1s"]);
         assert_eq!(queue(0), ["payments-queue", "0", "0", "0", "-"]);
+    }
+
+    #[test]
+    fn a_redrive_at_a_rate_asks_in_small_steps_each_in_its_time() {
+        for (rate, step) in [(1, 1), (9, 1), (25, 2), (10_000, 1_000)] {
+            assert_eq!(step_at(rate), step, "at {rate} a second");
+        }
+        assert_eq!(due_after(1, 1), Duration::from_secs(1));
+        assert_eq!(due_after(50, 25), Duration::from_secs(2));
+    }
+
+    #[test]
+    fn a_redrive_that_fails_on_its_way_tells_how_far_it_came() {
+        let told = |moved| told_so_far(Failure::new(1, "the disk is full"), moved).message;
+        assert_eq!(told(0), "the disk is full");
+        assert_eq!(told(7), "the disk is full (7 messages were sent back before)");
     }
 
     #[test]

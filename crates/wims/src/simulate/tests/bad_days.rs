@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use wims_runtime::io::{
     Answer, ApiCall, CallReply, Input, MailJob, MailResult, MessageRow, PipeRow, Query, QueueRow,
-    Ticket,
+    Redriven, Ticket,
 };
 use wims_runtime::record::Entry;
 use wims_runtime::sim::world::SECOND_US;
@@ -217,7 +217,7 @@ impl<'a> Shop<'a> {
     fn redrive(&mut self, queue: &str) -> usize {
         let queue = queue.to_owned();
         match self.query(Query::Redrive { queue, limit: 100, dry_run: false }) {
-            Answer::Moved(Some(moved)) => moved,
+            Answer::Moved(Some(Redriven { moved, left: 0 })) => moved,
             other => panic!("nothing is sent back: {other:?}"),
         }
     }
@@ -295,6 +295,24 @@ fn a_dead_payment_that_is_redriven_is_paid_under_the_key_of_its_first_attempt() 
     let charges = shop.town.charges();
     assert_eq!(charges.len(), 11);
     assert!(charges.iter().all(|(_, call)| call.body == charges[0].1.body), "{charges:?}");
+}
+
+#[test]
+fn a_redriven_payment_waits_for_its_look_up_and_for_no_person() {
+    let (stack, functions) = (stack(), fns::all());
+    let mut shop = Shop::open(&stack, &functions, 422, 404);
+    let order = shop.order(7);
+    shop.pass_s(10);
+    assert_eq!(states(&shop.stored(&order)), (Some("ON_HOLD"), Some("FAILED")));
+    shop.answers(200, 500);
+    assert_eq!(shop.redrive("payments-dlq"), 1);
+    shop.pass_s(60);
+    assert_eq!(states(&shop.stored(&order)), (Some("PENDING"), Some("UNKNOWN")));
+    assert_eq!(shop.town.charges().len(), 1, "nothing is charged before it is looked up");
+    shop.answers(200, 404);
+    shop.pass_s(10);
+    assert_eq!(states(&shop.stored(&order)), (Some("READY"), Some("PAID")));
+    assert_eq!(shop.queue("payments-queue"), (0, 0, 0));
 }
 
 #[test]
