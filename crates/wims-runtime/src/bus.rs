@@ -142,8 +142,10 @@ impl Engine {
         plan.index.matching(event, &mut found);
         for at in found.drain(..) {
             let rule = &plan.rules[at];
-            for target in rule.targets.iter().filter(|_| rule.bus == bus) {
-                self.deliver(plan, &rule.name, target, event, cause);
+            for (nth, target) in rule.targets.iter().enumerate().filter(|_| rule.bus == bus) {
+                if !self.put_off(plan, (at, nth), event, cause) {
+                    self.deliver(plan, &rule.name, target, event, cause);
+                }
             }
         }
         self.found = found;

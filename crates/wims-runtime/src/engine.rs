@@ -26,6 +26,11 @@ use crate::sweep::Sweep;
 use crate::trace::TraceId;
 use crate::transact::TransactFailure;
 
+mod redelivery;
+
+pub use redelivery::Redeliver;
+use redelivery::Redelivery;
+
 /// Changes not yet through the pipe at which intake is refused.
 pub const CHANGE_LAG_MAX: usize = 100_000;
 /// Bytes of a segment unless configured otherwise.
@@ -46,6 +51,8 @@ pub struct EngineOptions {
     pub memory_max: u64,
     /// Seed of ids and jitter.
     pub seed: u64,
+    /// Delivers to targets out of order and again; off except in the simulator.
+    pub redeliver: Option<Redeliver>,
     /// Planted bugs; all off except in the simulator's own tests.
     pub bugs: EngineBugs,
 }
@@ -56,6 +63,7 @@ impl Default for EngineOptions {
             segment_bytes: SEGMENT_BYTES,
             memory_max: u64::MAX,
             seed: 0,
+            redeliver: None,
             bugs: EngineBugs::default(),
         }
     }
@@ -121,6 +129,7 @@ pub struct Engine {
     pub(crate) api_pipes: Vec<ApiPipe>,
     pub(crate) mails: Mails,
     pub(crate) sweep: Sweep,
+    redelivery: Redelivery,
     /// The last sequence each stream pipe has seen, cursors not yet written included.
     pub(crate) positions: Vec<u64>,
     pub(crate) found: Vec<usize>,
@@ -167,6 +176,7 @@ impl Engine {
             api_pipes: Vec::new(),
             mails: Mails::default(),
             sweep: Sweep::default(),
+            redelivery: Redelivery::default(),
             positions: Vec::new(),
             found: Vec::new(),
             history_busy: false,
@@ -226,6 +236,7 @@ impl Engine {
         }
         let plan = self.plan.clone();
         self.wake_executions(&plan);
+        self.deliver_again(&plan);
         self.run_streams(&plan);
         // The last segment is for what comes of calls already made.
         if self.journal.admits() {
@@ -233,6 +244,7 @@ impl Engine {
             self.pump_mails(&plan);
         }
         self.run_streams(&plan);
+        self.deliver_put_off(&plan);
         self.run_sweep();
         self.note_ids();
         self.feed_history();
@@ -249,7 +261,8 @@ impl Engine {
         let close = self.journal.is_unclosed().then_some(self.last_write_ms + CLOSE_AFTER_MS);
         let retry = Some(self.prepare_retry_ms);
         let history = Some(self.history_retry_ms);
-        let others = [wakes, close, retry, history, self.mails_due_ms(), self.pipes_due_ms()];
+        let (mails, pipes) = (self.mails_due_ms(), self.pipes_due_ms());
+        let others = [wakes, close, retry, history, mails, pipes, self.redelivery_due_ms()];
         // What was due until now was done in this step, or waits for a completion.
         let due_ms = appears.chain(others.into_iter().flatten()).filter(|at| *at > clock_ms).min();
         let by_clock = due_ms.map(|at| self.now.mono_us + (at - clock_ms) * 1_000);
@@ -268,7 +281,8 @@ impl Engine {
         let last = self.last_change();
         let is_wake_due =
             self.state.wakes.first().is_some_and(|(at, _)| *at <= self.state.clock_ms);
-        is_wake_due || self.positions.iter().any(|position| *position < last)
+        let is_due = is_wake_due || self.is_redelivery_due();
+        is_due || self.positions.iter().any(|position| *position < last)
     }
 
     /// The last change that some consumer of the stream has not seen; 0 when there is none.

@@ -231,12 +231,28 @@ fn come_and_go(seed: u64) -> Result<(Vec<String>, Vec<String>), Violation> {
         world.crash(&mut writer)?;
         rest(&mut world, &mut writer)?;
     }
+    let mut seen = seen(&world);
+    seen.sort();
+    Ok((seen, writer.durable.into_iter().collect()))
+}
+
+/// A world that delivers again and out of order: the notes that were seen, as they came, and those
+/// that are durable, in the order they were written.
+fn deliver_again(seed: u64) -> Result<(Vec<String>, Vec<String>), Violation> {
+    let (stack, functions) = (stack_that_sees(), functions());
+    let mut world = World::new(&stack, &functions, options(seed, EngineBugs::default()))?;
+    world.redeliver(30);
+    let mut writer = Writer::default();
+    write_all(&mut world, &mut writer)?;
+    Ok((seen(&world), writer.durable.into_iter().collect()))
+}
+
+/// What is in the queue `seen`, in the order it came.
+fn seen(world: &World<'_>) -> Vec<String> {
     let state = &world.engine.state;
     let queue = state.queue(state.number("queue/seen").expect("the stack that runs has it"));
     let bodies = queue.from(0).filter_map(|(_, message)| message.body.view().as_str());
-    let mut seen: Vec<String> = bodies.map(str::to_owned).collect();
-    seen.sort();
-    Ok((seen, writer.durable.into_iter().collect()))
+    bodies.map(str::to_owned).collect()
 }
 
 #[test]
@@ -259,6 +275,25 @@ fn a_pipe_that_comes_and_goes_misses_no_note_and_sees_none_twice() {
         assert!(durable.len() > 20, "seed {seed}: {}", durable.len());
         assert_eq!(seen, durable, "seed {seed}");
     }
+}
+
+#[test]
+fn deliveries_come_again_and_out_of_order_and_none_is_lost() {
+    let (mut repeated, mut disordered) = (0, 0);
+    for seed in 0..10 {
+        let (seen, durable) =
+            deliver_again(seed).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        let once: BTreeSet<&String> = seen.iter().collect();
+        assert!(once.into_iter().eq(&durable), "seed {seed}: {seen:?} of {durable:?}");
+        repeated += seen.len() - durable.len();
+        disordered += usize::from(!seen.is_sorted());
+    }
+    assert!(repeated > 20 && disordered > 5, "{repeated} again, {disordered} of 10 out of order");
+}
+
+#[test]
+fn a_seed_that_delivers_again_reproduces_to_the_bit() {
+    assert_eq!(deliver_again(3), deliver_again(3));
 }
 
 #[test]

@@ -1,19 +1,20 @@
 //! Planted bugs of the business, to test the simulator itself.
 //!
-//! Promise: each is a plausible mistake in one function; the auditor must find it within 20
-//! seeds. None of them is ever part of a running system: they are mixed in only here, and a
-//! release binary has nothing of this file and no flag that asks for it.
+//! Promise: each is a plausible mistake in one function or one declaration; the auditor must find
+//! it within 20 seeds. None of them is ever part of a running system: they are mixed in only here,
+//! and a release binary has nothing of this file and no flag that asks for it.
 
 use wims_runtime::Function;
 use wims_runtime::functions::{Delivery, DeliveryInput, TaskError, TaskInput};
-use wims_stack::{Action, Condition, Doc, Field, Update, Write};
+use wims_stack::{Action, Condition, Doc, Field, Machine, Stack, StateKind, Task, Update, Write};
 
 use super::SimPlan;
 use crate::domain::{charge_key, inventory_status, lines, moved, payment_status};
 use crate::fns;
+use crate::stack::{Settings, wims_stack};
 
 /// Names of all planted bugs.
-pub const PLANTED: [&str; 8] = [
+pub const PLANTED: [&str; 9] = [
     "reply-before-sync",
     "skip-sync",
     "new-key-on-retry",
@@ -22,6 +23,7 @@ pub const PLANTED: [&str; 8] = [
     "accept-flipped-bit",
     "reserve-without-guard",
     "charge-before-reserved",
+    "reserve-again",
 ];
 
 /// A plan with a planted bug; `None` when there is none of that name.
@@ -43,6 +45,7 @@ pub fn plan_with(name: &str, orders: u64) -> Option<SimPlan> {
             let bug = Function::Prepare(charge_before_reserved);
             plan.functions = plan.functions.with("prepare-payment", bug);
         }
+        "reserve-again" => plan.stack = reserve_again,
         _ => return None,
     }
     Some(plan)
@@ -62,6 +65,27 @@ fn reserve_without_guard(input: &TaskInput<'_>) -> Result<Vec<Write>, TaskError>
         ]),
     }));
     Ok(writes)
+}
+
+/// Declares that an order's stock is reserved each time its event comes.
+fn reserve_again(settings: &Settings) -> Stack {
+    let mut stack = wims_stack(settings);
+    stack.workflows.iter_mut().for_each(|workflow| drop_guard(&mut workflow.machine));
+    stack
+}
+
+fn drop_guard(machine: &mut Machine) {
+    for state in &mut machine.states {
+        match &mut state.kind {
+            StateKind::Task { task: Task::Transact(task), .. }
+                if task.function == fns::function("reserve-stock") =>
+            {
+                task.guard = Condition::Exists;
+            }
+            StateKind::Parallel { branches } => branches.iter_mut().for_each(drop_guard),
+            StateKind::Task { .. } | StateKind::Succeed | StateKind::Fail { .. } => {}
+        }
+    }
 }
 
 /// Charges as soon as the message comes, whatever became of the stock.

@@ -1,6 +1,7 @@
 //! The simulator's own tests: it passes what is right and finds what is wrong.
 
 mod bad_days;
+mod delivery;
 
 use super::*;
 
