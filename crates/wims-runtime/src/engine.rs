@@ -80,6 +80,8 @@ pub struct EngineBugs {
     pub new_key_on_retry: bool,
     /// Writes a consumer's cursor without its effects being in the same frame.
     pub cursor_apart: bool,
+    /// Does not find again when the executions go on that a former life left waiting.
+    pub lose_timers: bool,
     /// See [`RecoveryBugs`].
     pub recovery: RecoveryBugs,
 }
@@ -208,6 +210,9 @@ impl Engine {
         self.start_api_pipes();
         self.release_held();
         self.find_waiting_mails();
+        if self.options.bugs.lose_timers {
+            self.state.wakes.clear();
+        }
         self.sweep.owe(self.journal.segments().count() as u64 * self.options.segment_bytes);
         Ok(())
     }

@@ -1,5 +1,5 @@
-//! Deliveries that come again and out of order: consumers do what they must, and one that counts
-//! on being told once is found.
+//! Deliveries that come again and out of order, and tasks that fail for a moment: consumers do what
+//! they must, and one that counts on being told once is found.
 
 use super::*;
 
@@ -18,6 +18,14 @@ fn events_that_come_again_and_out_of_order_break_no_promise() {
 fn every_other_seed_delivers_once() {
     let report = run_seed(SEEDS, &SimPlan::default()).unwrap_or_else(|failure| panic!("{failure}"));
     assert_eq!(report.counts.redelivered, 0);
+}
+
+#[test]
+fn reservations_that_fail_now_and_then_are_made_in_the_end() {
+    let plan = SimPlan { functions: planted::functions_that_wait(), ..SimPlan::default() };
+    for seed in 0..SEEDS {
+        run_seed(seed, &plan).unwrap_or_else(|failure| panic!("{failure}"));
+    }
 }
 
 #[test]
