@@ -63,7 +63,7 @@ impl Engine {
                 self.positions[at] = last.seq;
                 self.enrich(plan, stream, &batch);
             }
-            if self.positions[at] != before && !self.options.bugs.cursor_apart {
+            if self.positions[at] != before && !self.options.bugs.cursor_apart.is_on() {
                 self.write_cursor(stream, self.positions[at]);
             }
         }

@@ -18,7 +18,7 @@ use crate::journal::{Journal, Needed};
 use crate::mails::Mails;
 use crate::plan::{Plan, PlanError, compile, resource_names};
 use crate::record::{Entry, Named, Record};
-use crate::recovery::{Recovered, RecoveryBugs, RecoveryError, SegmentStore};
+use crate::recovery::{Planted, Recovered, RecoveryBugs, RecoveryError, SegmentStore};
 use crate::replay::replay;
 use crate::state::State;
 use crate::stopwatch::Stopwatch;
@@ -69,19 +69,19 @@ impl Default for EngineOptions {
     }
 }
 
-/// Planted bugs; the simulator must find each.
+/// Planted bugs; the simulator must find each. A release binary has none: see [`Planted`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EngineBugs {
     /// Replies before the frame is durable.
-    pub reply_before_sync: bool,
+    pub reply_before_sync: Planted,
     /// Writes without waiting for the disk; the simulated disk looks at it.
-    pub skip_sync: bool,
+    pub skip_sync: Planted,
     /// Makes a new key for each try of a call.
-    pub new_key_on_retry: bool,
+    pub new_key_on_retry: Planted,
     /// Writes a consumer's cursor without its effects being in the same frame.
-    pub cursor_apart: bool,
+    pub cursor_apart: Planted,
     /// Does not find again when the executions go on that a former life left waiting.
-    pub lose_timers: bool,
+    pub lose_timers: Planted,
     /// See [`RecoveryBugs`].
     pub recovery: RecoveryBugs,
 }
@@ -210,7 +210,7 @@ impl Engine {
         self.start_api_pipes();
         self.release_held();
         self.find_waiting_mails();
-        if self.options.bugs.lose_timers {
+        if self.options.bugs.lose_timers.is_on() {
             self.state.wakes.clear();
         }
         self.sweep.owe(self.journal.segments().count() as u64 * self.options.segment_bytes);
@@ -222,7 +222,7 @@ impl Engine {
     pub fn step(&mut self, now: Now, inputs: &mut Vec<Input>, outputs: &mut Vec<Output>) {
         self.advance_clock(now);
         self.appear_everywhere();
-        if self.options.bugs.cursor_apart {
+        if self.options.bugs.cursor_apart.is_on() {
             self.write_late_cursors(&self.plan.clone());
         }
         let (mut left, mut calls) = (Vec::new(), 0);
@@ -400,7 +400,7 @@ impl Engine {
         // Being full has seen nothing and must not wait for a disk that is.
         let at_once = matches!(answer, Answer::Full { .. });
         let output = Output::Reply(ticket, answer);
-        if at_once || self.options.bugs.reply_before_sync {
+        if at_once || self.options.bugs.reply_before_sync.is_on() {
             outputs.push(output);
         } else {
             self.hold(output);

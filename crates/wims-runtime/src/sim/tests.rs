@@ -14,7 +14,8 @@ use crate::engine::EngineBugs;
 use crate::functions::{Function, Functions, PutEvent, Refusal, RouteInput, Routed, StreamRecord};
 use crate::io::{Answer, ApiCall, CallReply, Input, MailJob, MailResult, Query, Ticket};
 use crate::record::{Entry, Record};
-use crate::recovery::RecoveryBugs;
+#[cfg(debug_assertions)]
+use crate::recovery::{Planted, RecoveryBugs};
 
 const NOTES: u64 = 250;
 /// Longer than a sector, so that a frame can be torn.
@@ -303,12 +304,19 @@ fn a_seed_reproduces_to_the_bit() {
     assert_ne!(run(3).0, run(4).0);
 }
 
+#[cfg(not(debug_assertions))]
+#[test]
+fn a_release_build_has_no_room_for_bugs() {
+    assert_eq!(size_of::<EngineBugs>(), 0);
+}
+
+#[cfg(debug_assertions)]
 #[test]
 fn bugs_of_the_disk_and_of_recovery_are_found() {
-    let torn = RecoveryBugs { accept_torn_tail: true, ..RecoveryBugs::default() };
+    let torn = RecoveryBugs { accept_torn_tail: Planted::ON, ..RecoveryBugs::default() };
     let planted = [
-        EngineBugs { reply_before_sync: true, ..EngineBugs::default() },
-        EngineBugs { skip_sync: true, ..EngineBugs::default() },
+        EngineBugs { reply_before_sync: Planted::ON, ..EngineBugs::default() },
+        EngineBugs { skip_sync: Planted::ON, ..EngineBugs::default() },
         EngineBugs { recovery: torn, ..EngineBugs::default() },
     ];
     for bugs in planted {

@@ -258,7 +258,8 @@ impl<'a> World<'a> {
     ) -> Result<World<'a>, Violation> {
         let mut rng = Rng::with_seed(options.seed);
         let clock = Clock::default();
-        let mut disk = SimDisk::new(options.segment_bytes, rng.u64(..), options.bugs.skip_sync);
+        let skips_sync = options.bugs.skip_sync.is_on();
+        let mut disk = SimDisk::new(options.segment_bytes, rng.u64(..), skips_sync);
         let known = Known::of_nothing(stack);
         let engine_options = engine_options(&options, rng.u64(..));
         let engine = start(stack, functions, &mut disk, engine_options, clock.now())?;

@@ -1,4 +1,4 @@
-//! Planted bugs of the business, to test the simulator itself.
+//! Planted bugs of the runtime and of the business, to test the simulator itself.
 //!
 //! Promise: each is a plausible mistake in one function or one declaration; the auditor must find
 //! it within 20 seeds. None of them is ever part of a running system: they are mixed in only here,
@@ -7,6 +7,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use wims_runtime::functions::{Delivery, DeliveryInput, TaskError, TaskInput};
+use wims_runtime::recovery::Planted;
 use wims_runtime::{Function, Functions};
 use wims_stack::{Action, Condition, Doc, Field, Machine, Stack, StateKind, Task, Update, Write};
 
@@ -35,17 +36,17 @@ pub fn plan_with(name: &str, orders: u64) -> Option<SimPlan> {
     let mut plan = SimPlan { orders, ..SimPlan::default() };
     let bugs = &mut plan.bugs;
     match name {
-        "reply-before-sync" => bugs.reply_before_sync = true,
-        "skip-sync" => bugs.skip_sync = true,
-        "new-key-on-retry" => bugs.new_key_on_retry = true,
-        "cursor-apart" => bugs.cursor_apart = true,
+        "reply-before-sync" => bugs.reply_before_sync = Planted::ON,
+        "skip-sync" => bugs.skip_sync = Planted::ON,
+        "new-key-on-retry" => bugs.new_key_on_retry = Planted::ON,
+        "cursor-apart" => bugs.cursor_apart = Planted::ON,
         "timer-lost" => {
-            bugs.lose_timers = true;
+            bugs.lose_timers = Planted::ON;
             // Without a task that fails no execution ever waits.
             plan.functions = functions_that_wait();
         }
-        "accept-torn-tail" => bugs.recovery.accept_torn_tail = true,
-        "accept-flipped-bit" => bugs.recovery.accept_flipped_bit = true,
+        "accept-torn-tail" => bugs.recovery.accept_torn_tail = Planted::ON,
+        "accept-flipped-bit" => bugs.recovery.accept_flipped_bit = Planted::ON,
         "reserve-without-guard" => {
             let bug = Function::Transact(reserve_without_guard);
             plan.functions = plan.functions.with("reserve-stock", bug);
