@@ -17,10 +17,10 @@ use crate::io::{Answer, Input, Now, Output, Ticket};
 use crate::journal::{Journal, Needed};
 use crate::mails::Mails;
 use crate::plan::{Plan, PlanError, compile, resource_names};
-use crate::record::{Entry, Named, Record};
+use crate::record::{Entry, Named, Record, Waiting};
 use crate::recovery::{Planted, Recovered, RecoveryBugs, RecoveryError, SegmentStore};
 use crate::replay::replay;
-use crate::state::State;
+use crate::state::{Execution, State};
 use crate::stopwatch::Stopwatch;
 use crate::sweep::Sweep;
 use crate::trace::TraceId;
@@ -37,6 +37,8 @@ pub const CHANGE_LAG_MAX: usize = 100_000;
 pub const SEGMENT_BYTES: u64 = 64 << 20;
 /// An idle journal is closed with an empty frame after this long.
 const CLOSE_AFTER_MS: u64 = 500;
+/// Longer than anybody waits: a year.
+const NEVER_MS: u64 = 365 * 86_400_000;
 
 const NO_SEGMENT_REASON: &str = "no journal segment could be prepared; is the disk full?";
 const MEMORY_FULL: &str = "what is open fills the memory";
@@ -80,7 +82,7 @@ pub struct EngineBugs {
     pub new_key_on_retry: Planted,
     /// Writes a consumer's cursor without its effects being in the same frame.
     pub cursor_apart: Planted,
-    /// Does not find again when the executions go on that a former life left waiting.
+    /// Does not know any more when the executions go on that a former life left waiting.
     pub lose_timers: Planted,
     /// See [`RecoveryBugs`].
     pub recovery: RecoveryBugs,
@@ -211,10 +213,19 @@ impl Engine {
         self.release_held();
         self.find_waiting_mails();
         if self.options.bugs.lose_timers.is_on() {
-            self.state.wakes.clear();
+            self.lose_timers();
         }
         self.sweep.owe(self.journal.segments().count() as u64 * self.options.segment_bytes);
         Ok(())
+    }
+
+    /// The planted bug: what a former life left waiting goes on no more.
+    fn lose_timers(&mut self) {
+        let wake_at_ms = self.state.clock_ms + NEVER_MS;
+        for Execution { waiting, trace } in self.state.executions.clone().into_values() {
+            let waiting = Waiting { wake_at_ms, ..waiting };
+            self.emit(Cause::of_trace(trace), Record::Waiting(waiting));
+        }
     }
 
     /// One step: takes inputs and appends what is to be done to `outputs`. Requests that find the

@@ -289,7 +289,7 @@ fn deliveries_come_again_and_out_of_order_and_none_is_lost() {
         repeated += seen.len() - durable.len();
         disordered += usize::from(!seen.is_sorted());
     }
-    assert!(repeated > 20 && disordered > 5, "{repeated} again, {disordered} of 10 out of order");
+    assert!(repeated > 20 && disordered > 5, "{repeated} again, {disordered} of 10 shuffled");
 }
 
 #[test]
