@@ -279,7 +279,7 @@ fn a_pipe_that_comes_and_goes_misses_no_note_and_sees_none_twice() {
 }
 
 #[test]
-fn deliveries_come_again_and_out_of_order_and_none_is_lost() {
+fn deliveries_come_again_and_shuffled_and_none_is_lost() {
     let (mut repeated, mut disordered) = (0, 0);
     for seed in 0..10 {
         let (seen, durable) =
