@@ -199,8 +199,8 @@ impl Engine {
         } else {
             pipe.row.calls += 1;
         }
-        let key =
-            if self.options.bugs.new_key_on_retry { format!("{key}.{receives}") } else { key };
+        let is_new = self.options.bugs.new_key_on_retry.is_on();
+        let key = if is_new { format!("{key}.{receives}") } else { key };
         self.hold(Output::Call(ApiCall {
             call: CallId { pipe: at, message: id, number },
             api: api.target.api.name().into(),

@@ -56,7 +56,7 @@ impl Engine {
             }
         }
         for (at, stream) in plan.streams.iter().enumerate() {
-            if self.positions[at] != before[at] && !self.options.bugs.cursor_apart {
+            if self.positions[at] != before[at] && !self.options.bugs.cursor_apart.is_on() {
                 self.write_cursor(stream, self.positions[at]);
             }
         }
@@ -148,8 +148,10 @@ impl Engine {
         plan.index.matching(event, &mut found);
         for at in found.drain(..) {
             let rule = &plan.rules[at];
-            for target in rule.targets.iter().filter(|_| rule.bus == bus) {
-                self.deliver(plan, &rule.name, target, event, cause);
+            for (nth, target) in rule.targets.iter().enumerate().filter(|_| rule.bus == bus) {
+                if !self.put_off(plan, (at, nth), event, cause) {
+                    self.deliver(plan, &rule.name, target, event, cause);
+                }
             }
         }
         self.found = found;

@@ -17,14 +17,19 @@ use crate::io::{Answer, Input, Now, Output, Ticket};
 use crate::journal::{Journal, Needed};
 use crate::mails::Mails;
 use crate::plan::{Plan, PlanError, compile, resource_names};
-use crate::record::{Entry, Named, Record};
-use crate::recovery::{Recovered, RecoveryBugs, RecoveryError, SegmentStore};
+use crate::record::{Entry, Named, Record, Waiting};
+use crate::recovery::{Planted, Recovered, RecoveryBugs, RecoveryError, SegmentStore};
 use crate::replay::replay;
-use crate::state::State;
+use crate::state::{Execution, State};
 use crate::stopwatch::Stopwatch;
 use crate::sweep::Sweep;
 use crate::trace::TraceId;
 use crate::transact::TransactFailure;
+
+mod redelivery;
+
+pub use redelivery::Redeliver;
+use redelivery::Redelivery;
 
 /// Changes not yet through the pipe at which intake is refused, unless configured otherwise.
 pub const CHANGE_LAG_MAX: usize = 100_000;
@@ -34,6 +39,8 @@ pub const SEGMENT_BYTES: u64 = 64 << 20;
 const REMOVED_MAX: usize = 8;
 /// An idle journal is closed with an empty frame after this long.
 const CLOSE_AFTER_MS: u64 = 500;
+/// Longer than anybody waits: a year.
+const NEVER_MS: u64 = 365 * 86_400_000;
 
 const NO_SEGMENT_REASON: &str = "no journal segment could be prepared; is the disk full?";
 const MEMORY_FULL: &str = "what is open fills the memory";
@@ -50,6 +57,8 @@ pub struct EngineOptions {
     pub change_lag_max: usize,
     /// Seed of ids and jitter.
     pub seed: u64,
+    /// Delivers to targets out of order and again; off except in the simulator.
+    pub redeliver: Option<Redeliver>,
     /// Planted bugs; all off except in the simulator's own tests.
     pub bugs: EngineBugs,
 }
@@ -61,22 +70,25 @@ impl Default for EngineOptions {
             memory_max: u64::MAX,
             change_lag_max: CHANGE_LAG_MAX,
             seed: 0,
+            redeliver: None,
             bugs: EngineBugs::default(),
         }
     }
 }
 
-/// Planted bugs; the simulator must find each.
+/// Planted bugs; the simulator must find each. A release binary has none: see [`Planted`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EngineBugs {
     /// Replies before the frame is durable.
-    pub reply_before_sync: bool,
+    pub reply_before_sync: Planted,
     /// Writes without waiting for the disk; the simulated disk looks at it.
-    pub skip_sync: bool,
+    pub skip_sync: Planted,
     /// Makes a new key for each try of a call.
-    pub new_key_on_retry: bool,
+    pub new_key_on_retry: Planted,
     /// Writes a consumer's cursor without its effects being in the same frame.
-    pub cursor_apart: bool,
+    pub cursor_apart: Planted,
+    /// Does not know any more when the executions go on that a former life left waiting.
+    pub lose_timers: Planted,
     /// See [`RecoveryBugs`].
     pub recovery: RecoveryBugs,
 }
@@ -128,6 +140,7 @@ pub struct Engine {
     pub(crate) api_pipes: Vec<ApiPipe>,
     pub(crate) mails: Mails,
     pub(crate) sweep: Sweep,
+    redelivery: Redelivery,
     /// The last sequence each stream pipe has seen, cursors not yet written included.
     pub(crate) positions: Vec<u64>,
     pub(crate) found: Vec<usize>,
@@ -176,6 +189,7 @@ impl Engine {
             api_pipes: Vec::new(),
             mails: Mails::default(),
             sweep: Sweep::default(),
+            redelivery: Redelivery::default(),
             positions: Vec::new(),
             found: Vec::new(),
             history_busy: false,
@@ -208,8 +222,20 @@ impl Engine {
         self.start_api_pipes();
         self.release_held();
         self.find_waiting_mails();
+        if self.options.bugs.lose_timers.is_on() {
+            self.lose_timers();
+        }
         self.sweep.owe(self.journal.segments().count() as u64 * self.options.segment_bytes);
         Ok(())
+    }
+
+    /// The planted bug: what a former life left waiting goes on no more.
+    fn lose_timers(&mut self) {
+        let wake_at_ms = self.state.clock_ms + NEVER_MS;
+        for Execution { waiting, trace } in self.state.executions.clone().into_values() {
+            let waiting = Waiting { wake_at_ms, ..waiting };
+            self.emit(Cause::of_trace(trace), Record::Waiting(waiting));
+        }
     }
 
     /// One step: takes inputs and appends what is to be done to `outputs`. Requests that find the
@@ -217,7 +243,7 @@ impl Engine {
     pub fn step(&mut self, now: Now, inputs: &mut Vec<Input>, outputs: &mut Vec<Output>) {
         self.advance_clock(now);
         self.appear_everywhere();
-        if self.options.bugs.cursor_apart {
+        if self.options.bugs.cursor_apart.is_on() {
             self.write_late_cursors(&self.plan.clone());
         }
         let mut left = Vec::new();
@@ -233,11 +259,13 @@ impl Engine {
         self.stopwatch.took(now.mono_us, std::mem::take(&mut self.calls), self.last_change());
         let plan = self.plan.clone();
         self.wake_executions(&plan);
+        self.deliver_again(&plan);
         // First what is outside: a stream with much to catch up fills every frame.
         self.pump_outside(&plan);
         self.run_streams(&plan);
         self.pump_outside(&plan);
         self.run_streams(&plan);
+        self.deliver_put_off(&plan);
         self.run_sweep();
         self.note_ids();
         self.feed_history();
@@ -263,7 +291,8 @@ impl Engine {
         let close = self.journal.is_unclosed().then_some(self.last_write_ms + CLOSE_AFTER_MS);
         let retry = Some(self.prepare_retry_ms);
         let history = Some(self.history_retry_ms);
-        let others = [wakes, close, retry, history, self.mails_due_ms(), self.pipes_due_ms()];
+        let (mails, pipes) = (self.mails_due_ms(), self.pipes_due_ms());
+        let others = [wakes, close, retry, history, mails, pipes, self.redelivery_due_ms()];
         // What was due until now was done in this step, or waits for a completion.
         let due_ms = appears.chain(others.into_iter().flatten()).filter(|at| *at > clock_ms).min();
         let removal_ms = self.journal.removable_in_ms(self.keep_after_ms());
@@ -289,7 +318,8 @@ impl Engine {
         let last = self.last_change();
         let is_wake_due =
             self.state.wakes.first().is_some_and(|(at, _)| *at <= self.state.clock_ms);
-        is_wake_due || self.positions.iter().any(|position| *position < last)
+        let is_due = is_wake_due || self.is_redelivery_due();
+        is_due || self.positions.iter().any(|position| *position < last)
     }
 
     /// The last change that some consumer of the stream has not seen; 0 when there is none.
@@ -403,7 +433,7 @@ impl Engine {
         // Being full has seen nothing and must not wait for a disk that is.
         let at_once = matches!(answer, Answer::Full { .. });
         let output = Output::Reply(ticket, answer);
-        if at_once || self.options.bugs.reply_before_sync {
+        if at_once || self.options.bugs.reply_before_sync.is_on() {
             outputs.push(output);
         } else {
             self.hold(output);

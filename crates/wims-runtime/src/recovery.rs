@@ -129,13 +129,41 @@ pub struct Recovered {
     pub frames: u64,
 }
 
+/// The switch of a planted bug. A build without debug assertions, so a release binary, has nothing
+/// of it: the switch takes no room and is always off, and code that nothing reaches is left out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Planted {
+    #[cfg(debug_assertions)]
+    is_on: bool,
+}
+
+impl Planted {
+    /// Turned on, where it can be.
+    pub const ON: Planted = Planted {
+        #[cfg(debug_assertions)]
+        is_on: true,
+    };
+
+    /// Whether the bug is there.
+    #[cfg(debug_assertions)]
+    pub(crate) const fn is_on(self) -> bool {
+        self.is_on
+    }
+
+    /// Whether the bug is there: never.
+    #[cfg(not(debug_assertions))]
+    pub(crate) const fn is_on(self) -> bool {
+        false
+    }
+}
+
 /// Switches for planted bugs; the simulator must find each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RecoveryBugs {
     /// Takes a torn tail for a sound frame.
-    pub accept_torn_tail: bool,
+    pub accept_torn_tail: Planted,
     /// Looks at no checksum where a sound frame follows.
-    pub accept_flipped_bit: bool,
+    pub accept_flipped_bit: Planted,
 }
 
 /// A journal under recovery: looked at, read once or twice, then made fit to go on. Nothing is
@@ -408,7 +436,7 @@ impl Walk {
     /// The frame at the beginning of `rest`, or `None` when there is no whole and sound one.
     fn sound_frame(&self, rest: &[u8]) -> Option<FrameHeader> {
         match FrameHeader::read(rest) {
-            None if self.bugs.accept_flipped_bit => flipped_as_sound(rest),
+            None if self.bugs.accept_flipped_bit.is_on() => flipped_as_sound(rest),
             read => read,
         }
     }
@@ -427,7 +455,7 @@ impl Walk {
         let rest = bytes.get(self.offset as usize..)?;
         match self.sound_frame(rest) {
             Some(header) => self.follows(&header, number).then_some(header),
-            None if self.bugs.accept_torn_tail => torn_as_sound(rest),
+            None if self.bugs.accept_torn_tail.is_on() => torn_as_sound(rest),
             None => None,
         }
     }
@@ -473,7 +501,7 @@ impl Walk {
                     each(entry);
                     rest = behind;
                 }
-                Err(_) if self.bugs.accept_torn_tail => break,
+                Err(_) if self.bugs.accept_torn_tail.is_on() => break,
                 Err(reason) => {
                     let offset = self.offset;
                     return Err(RecoveryError::Record { segment: number, offset, reason });

@@ -251,7 +251,8 @@ impl World<'_> {
         self.clock.life_began_us = self.clock.now_us;
         // A process may die right after its recovery, before it does anything.
         for _ in 0..=u32::from(self.rng.u8(0..8) == 0) {
-            let options = engine_options(&self.options, self.rng.u64(..));
+            let mut options = engine_options(&self.options, self.rng.u64(..));
+            options.redeliver = self.redeliver;
             let now = self.clock.now();
             self.engine = start(self.stack, self.functions, &mut self.disk, options, now)?;
         }

@@ -14,7 +14,8 @@ use crate::engine::EngineBugs;
 use crate::functions::{Function, Functions, PutEvent, Refusal, RouteInput, Routed, StreamRecord};
 use crate::io::{Answer, ApiCall, CallReply, Input, MailJob, MailResult, Query, Ticket};
 use crate::record::{Entry, Record};
-use crate::recovery::RecoveryBugs;
+#[cfg(debug_assertions)]
+use crate::recovery::{Planted, RecoveryBugs};
 
 const NOTES: u64 = 250;
 /// Longer than a sector, so that a frame can be torn.
@@ -230,12 +231,28 @@ fn come_and_go(seed: u64) -> Result<(Vec<String>, Vec<String>), Violation> {
         world.crash(&mut writer)?;
         rest(&mut world, &mut writer)?;
     }
+    let mut seen = seen(&world);
+    seen.sort();
+    Ok((seen, writer.durable.into_iter().collect()))
+}
+
+/// A world that delivers again and out of order: the notes that were seen, as they came, and those
+/// that are durable, in the order they were written.
+fn deliver_again(seed: u64) -> Result<(Vec<String>, Vec<String>), Violation> {
+    let (stack, functions) = (stack_that_sees(), functions());
+    let mut world = World::new(&stack, &functions, options(seed, EngineBugs::default()))?;
+    world.redeliver(30);
+    let mut writer = Writer::default();
+    write_all(&mut world, &mut writer)?;
+    Ok((seen(&world), writer.durable.into_iter().collect()))
+}
+
+/// What is in the queue `seen`, in the order it came.
+fn seen(world: &World<'_>) -> Vec<String> {
     let state = &world.engine.state;
     let queue = state.queue(state.number("queue/seen").expect("the stack that runs has it"));
     let bodies = queue.from(0).filter_map(|(_, message)| message.body.view().as_str());
-    let mut seen: Vec<String> = bodies.map(str::to_owned).collect();
-    seen.sort();
-    Ok((seen, writer.durable.into_iter().collect()))
+    bodies.map(str::to_owned).collect()
 }
 
 #[test]
@@ -261,18 +278,44 @@ fn a_pipe_that_comes_and_goes_misses_no_note_and_sees_none_twice() {
 }
 
 #[test]
+fn deliveries_come_again_and_shuffled_and_none_is_lost() {
+    let (mut repeated, mut disordered) = (0, 0);
+    for seed in 0..10 {
+        let (seen, durable) =
+            deliver_again(seed).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        let once: BTreeSet<&String> = seen.iter().collect();
+        assert!(once.into_iter().eq(&durable), "seed {seed}: {seen:?} of {durable:?}");
+        repeated += seen.len() - durable.len();
+        disordered += usize::from(!seen.is_sorted());
+    }
+    assert!(repeated > 20 && disordered > 5, "{repeated} again, {disordered} of 10 shuffled");
+}
+
+#[test]
+fn a_seed_that_delivers_again_reproduces_to_the_bit() {
+    assert_eq!(deliver_again(3), deliver_again(3));
+}
+
+#[test]
 fn a_seed_reproduces_to_the_bit() {
     let run = |seed| run(seed, EngineBugs::default()).unwrap();
     assert_eq!(run(3), run(3));
     assert_ne!(run(3).0, run(4).0);
 }
 
+#[cfg(not(debug_assertions))]
+#[test]
+fn a_release_build_has_no_room_for_bugs() {
+    assert_eq!(size_of::<EngineBugs>(), 0);
+}
+
+#[cfg(debug_assertions)]
 #[test]
 fn bugs_of_the_disk_and_of_recovery_are_found() {
-    let torn = RecoveryBugs { accept_torn_tail: true, ..RecoveryBugs::default() };
+    let torn = RecoveryBugs { accept_torn_tail: Planted::ON, ..RecoveryBugs::default() };
     let planted = [
-        EngineBugs { reply_before_sync: true, ..EngineBugs::default() },
-        EngineBugs { skip_sync: true, ..EngineBugs::default() },
+        EngineBugs { reply_before_sync: Planted::ON, ..EngineBugs::default() },
+        EngineBugs { skip_sync: Planted::ON, ..EngineBugs::default() },
         EngineBugs { recovery: torn, ..EngineBugs::default() },
     ];
     for bugs in planted {

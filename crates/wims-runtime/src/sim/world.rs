@@ -11,7 +11,7 @@ use std::ops::RangeInclusive;
 use fastrand::Rng;
 use wims_stack::Stack;
 
-use crate::engine::{Engine, EngineBugs};
+use crate::engine::{Engine, EngineBugs, Redeliver};
 use crate::frame::{FRAME_HEADER, FrameHeader};
 use crate::functions::Functions;
 use crate::io::{
@@ -122,6 +122,8 @@ pub struct Counts {
     pub flips_refused: u64,
     /// Segments removed.
     pub segments_removed: u64,
+    /// Deliveries to targets of rules that were made again.
+    pub redelivered: u64,
 }
 
 /// The world; see the module.
@@ -131,6 +133,7 @@ pub struct World<'a> {
     pub(super) other_stack: Option<&'a Stack>,
     pub(super) functions: &'a Functions,
     pub(super) options: WorldOptions,
+    pub(super) redeliver: Option<Redeliver>,
     pub(super) rng: Rng,
     pub(super) clock: Clock,
     pub(super) disk: SimDisk,
@@ -255,7 +258,8 @@ impl<'a> World<'a> {
     ) -> Result<World<'a>, Violation> {
         let mut rng = Rng::with_seed(options.seed);
         let clock = Clock::default();
-        let mut disk = SimDisk::new(options.segment_bytes, rng.u64(..), options.bugs.skip_sync);
+        let skips_sync = options.bugs.skip_sync.is_on();
+        let mut disk = SimDisk::new(options.segment_bytes, rng.u64(..), skips_sync);
         let known = Known::of_nothing(stack);
         let engine_options = engine_options(&options, rng.u64(..));
         let engine = start(stack, functions, &mut disk, engine_options, clock.now())?;
@@ -265,6 +269,7 @@ impl<'a> World<'a> {
             other_stack: None,
             functions,
             options,
+            redeliver: None,
             rng,
             clock,
             disk,
@@ -328,6 +333,12 @@ impl<'a> World<'a> {
     /// From the next death on, another stack and this one take turns, a life each.
     pub fn alternate(&mut self, other: &'a Stack) {
         self.other_stack = Some(other);
+    }
+
+    /// From now on, of a hundred deliveries so many are made out of order, and as many again.
+    pub fn redeliver(&mut self, percent: u8) {
+        self.redeliver = Some(Redeliver { percent });
+        self.engine.options.redeliver = self.redeliver;
     }
 
     /// Asks before anything else happens.
@@ -482,6 +493,7 @@ impl<'a> World<'a> {
         let mut outputs = Vec::new();
         self.engine.step(self.clock.now(), &mut inputs, &mut outputs);
         self.counts.steps += 1;
+        self.counts.redelivered += self.engine.take_made_again();
         let no_effect = outputs.is_empty() && self.engine.last_seq() == last_seq;
         self.watch_idleness(nothing_new && no_effect)?;
         let fate = self.carry_out(outputs, outside)?;

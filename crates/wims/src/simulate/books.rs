@@ -2,9 +2,9 @@
 //!
 //! Promise: a record that breaks an invariant of the domain is refused with a sentence: a change
 //! that does not start from the last image, a state that may not follow, stock that does not add
-//! up, an event or a payment message that arises twice, a trace that is not that of the cause. It
-//! deliberately shares no code with the engine's state; of the domain it shares words and the one
-//! function of `status`.
+//! up, an event that arises twice, a payment message sent more often than its event was delivered,
+//! a trace that is not that of the cause. It deliberately shares no code with the engine's state;
+//! of the domain it shares words and the one function of `status`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -70,6 +70,15 @@ struct Stock {
     received: i64,
 }
 
+/// When an item last ran low.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Low {
+    /// How many units it had.
+    pub quantity: i64,
+    /// The record that says so.
+    pub seq: u64,
+}
+
 /// What came into being and has not been checked against what was asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum New {
@@ -82,22 +91,36 @@ pub enum New {
 /// The books; see the module.
 #[derive(Default)]
 pub struct Books {
+    /// Whether events may reach the targets of rules twice.
+    redelivers: bool,
     names: BTreeMap<u16, String>,
     items: BTreeMap<(String, String), Doc>,
     orders: BTreeMap<String, (String, String)>,
+    /// What the last frame made of orders, and of what.
+    moments: BTreeMap<String, Vec<Doc>>,
     /// Hashes of all images items ever had.
     images: BTreeSet<u64>,
     published: BTreeSet<(u64, String)>,
-    payment_messages: BTreeSet<u64>,
+    /// How many payment messages followed from a record.
+    payment_messages: BTreeMap<u64, u32>,
     /// Traces of the records that have one.
     traces: BTreeMap<u64, TraceId>,
     stock: BTreeMap<String, Stock>,
-    /// How many units each item had when it last ran low.
-    low: BTreeMap<String, i64>,
+    low: BTreeMap<String, Low>,
     new: Vec<New>,
 }
 
 impl Books {
+    /// Empty books of a world that may deliver events twice, or does not.
+    pub fn new(redelivers: bool) -> Books {
+        Books { redelivers, ..Books::default() }
+    }
+
+    /// What follows is of another frame.
+    pub fn begin_frame(&mut self) {
+        self.moments.clear();
+    }
+
     /// Enters a durable record.
     ///
     /// # Errors
@@ -117,7 +140,8 @@ impl Books {
                 self.published.insert(fact);
                 if event.detail_type == "stock.low" {
                     let quantity = event.detail.int("quantity").unwrap_or(0);
-                    self.low.insert(text(&event.detail, "sku").to_owned(), quantity);
+                    let low = Low { quantity, seq: entry.seq };
+                    self.low.insert(text(&event.detail, "sku").to_owned(), low);
                 }
                 Ok(())
             }
@@ -163,6 +187,11 @@ impl Books {
         self.orders.get(order_id).and_then(|key| self.items.get(key))
     }
 
+    /// Images of an order from the beginning of the last frame on, if that changed it.
+    pub fn moments(&self, order_id: &str) -> &[Doc] {
+        self.moments.get(order_id).map_or(&[], Vec::as_slice)
+    }
+
     /// The present images of all orders.
     pub fn orders(&self) -> impl Iterator<Item = &Doc> {
         self.orders.values().filter_map(|key| self.items.get(key))
@@ -174,9 +203,9 @@ impl Books {
         items.map(|(_, item)| item)
     }
 
-    /// Items that ran low, with how many units each had when it last did.
-    pub fn low(&self) -> impl Iterator<Item = (&str, i64)> {
-        self.low.iter().map(|(sku, quantity)| (sku.as_str(), *quantity))
+    /// Items that ran low, and when each last did.
+    pub fn low(&self) -> impl Iterator<Item = (&str, Low)> {
+        self.low.iter().map(|(sku, low)| (sku.as_str(), *low))
     }
 
     /// Whether some item once was exactly this.
@@ -189,12 +218,12 @@ impl Books {
         std::mem::take(&mut self.new)
     }
 
-    fn once(&self, entry: &Entry, first: bool, what: &str) -> Verdict {
-        if first || entry.cause == 0 {
+    fn once(&self, entry: &Entry, allowed: bool, what: &str) -> Verdict {
+        if allowed || entry.cause == 0 {
             return Ok(());
         }
         violated(format!(
-            "{what} follows twice from record {}, again in {}",
+            "{what} follows too often from record {}, again in {}",
             entry.cause, entry.seq
         ))
     }
@@ -213,9 +242,11 @@ impl Books {
 
     fn sent(&mut self, entry: &Entry, sent: &Sent) -> Verdict {
         if self.names.get(&sent.queue).map(String::as_str) == Some("queue/payments-queue") {
-            let first = !self.payment_messages.contains(&entry.cause);
-            self.once(entry, first, "a payment message")?;
-            self.payment_messages.insert(entry.cause);
+            let sent_most = if self.redelivers { 2 } else { 1 };
+            let so_far = self.payment_messages.entry(entry.cause).or_default();
+            *so_far += 1;
+            let allowed = *so_far <= sent_most;
+            self.once(entry, allowed, "a payment message")?;
         }
         Ok(())
     }
@@ -238,7 +269,10 @@ impl Books {
         if key.0.starts_with(CUSTOMER) {
             let Some(new) = new else { return violated(format!("{image:?} is removed")) };
             self.order_changed(old, new, payments)?;
-            self.orders.insert(text(new, "orderId").to_owned(), key.clone());
+            let order_id = text(new, "orderId").to_owned();
+            let moments = self.moments.entry(order_id.clone()).or_default();
+            moments.extend(old.into_iter().chain([new]).cloned());
+            self.orders.insert(order_id, key.clone());
         } else if key.0.starts_with(INVENTORY) {
             let Some(new) = new else { return violated(format!("{image:?} is removed")) };
             self.stock_changed(old, new)?;

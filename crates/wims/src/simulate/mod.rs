@@ -1,7 +1,8 @@
 //! `wims simulate`: the whole business in a hostile world, seed by seed.
 //!
 //! Promise: the stack and the functions that run are those of `serve`; only disk, clock, clients,
-//! payments API and mail server are simulated. A seed that fails reproduces the failure to the
+//! payments API and mail server are simulated. In odd seeds events reach the targets of rules out
+//! of order and again, as consumers must expect. A seed that fails reproduces the failure to the
 //! bit. Workload and auditor are apart: the one only asks, the other only judges; facts pass from
 //! one to the other. Deliberately absent: HTTP, the driver's threads, real files.
 
@@ -26,7 +27,7 @@ use wims_runtime::record::Entry;
 use wims_runtime::sim::world::SECOND_US;
 use wims_runtime::sim::{Counts, Outside, SimHistory, Verdict, Violation, World, WorldOptions};
 use wims_runtime::{EngineBugs, Functions};
-use wims_stack::Doc;
+use wims_stack::{Doc, Stack};
 
 use crate::constructs::payments_api::PaymentsPace;
 use crate::fns;
@@ -58,11 +59,14 @@ pub struct SimPlan {
     pub bugs: EngineBugs,
     /// The business, with a bug if one is planted there.
     pub functions: Functions,
+    /// Declares the system.
+    pub stack: fn(&Settings) -> Stack,
 }
 
 impl Default for SimPlan {
     fn default() -> SimPlan {
-        SimPlan { orders: ORDERS, bugs: EngineBugs::default(), functions: fns::all() }
+        let (bugs, functions) = (EngineBugs::default(), fns::all());
+        SimPlan { orders: ORDERS, bugs, functions, stack: wims_stack }
     }
 }
 
@@ -186,9 +190,13 @@ pub fn run_seed(seed: u64, plan: &SimPlan) -> Result<SimReport, SimFailure> {
 
 fn run(seed: u64, plan: &SimPlan, now_us: &mut u64) -> Result<SimReport, Violation> {
     let mut rng = Rng::with_seed(seed);
-    let stack = wims_stack(&settings(&mut rng));
-    let mut shop = Shop::new(&mut rng, plan.orders);
+    let stack = (plan.stack)(&settings(&mut rng));
+    let redelivered = redelivered_percent(seed);
+    let mut shop = Shop::new(&mut rng, plan.orders, redelivered.is_some());
     let mut world = World::new(&stack, &plan.functions, world_options(&mut rng, plan))?;
+    if let Some(percent) = redelivered {
+        world.redeliver(percent);
+    }
     let outcome = live_through(&mut world, &mut shop, &mut rng, plan);
     *now_us = world.now_us();
     outcome?;
@@ -197,6 +205,12 @@ fn run(seed: u64, plan: &SimPlan, now_us: &mut u64) -> Result<SimReport, Violati
         orders: shop.auditor.acknowledged(),
         counts: world.counts(),
     })
+}
+
+/// How many of a hundred deliveries come out of order, and how many again: none in even seeds.
+/// Drawn apart from everything else, so that those do what they did without it.
+fn redelivered_percent(seed: u64) -> Option<u8> {
+    (seed & 1 == 1).then(|| Rng::with_seed(!seed).u8(10..=60))
 }
 
 fn settings(rng: &mut Rng) -> Settings {
@@ -264,11 +278,11 @@ struct Shop {
 }
 
 impl Shop {
-    fn new(rng: &mut Rng, orders: u64) -> Shop {
+    fn new(rng: &mut Rng, orders: u64, redelivers: bool) -> Shop {
         Shop {
             workload: Workload::new(rng.u64(..), orders),
             payments: Payments::new(rng.u64(..)),
-            auditor: Auditor::default(),
+            auditor: Auditor::new(redelivers),
             rng: rng.fork(),
             calm: false,
         }

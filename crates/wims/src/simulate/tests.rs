@@ -1,6 +1,7 @@
 //! The simulator's own tests: it passes what is right and finds what is wrong.
 
 mod bad_days;
+mod delivery;
 
 use super::*;
 
@@ -58,6 +59,7 @@ fn a_seed_reproduces_to_the_bit() {
     assert_ne!(run_seed(7, &plan), run_seed(8, &plan));
 }
 
+#[cfg(debug_assertions)]
 #[test]
 fn each_planted_bug_is_found_within_twenty_seeds() {
     for name in PLANTED {
