@@ -55,6 +55,8 @@ pub(crate) struct ApiPipe {
 struct InFlight {
     number: u64,
     look_up: bool,
+    /// When it was handed out, in microseconds of monotonic time.
+    began_us: u64,
 }
 
 impl ApiPipe {
@@ -70,7 +72,8 @@ impl ApiPipe {
 
     fn may_call(&self, plan: &ApiPlan, clock_ms: u64) -> bool {
         let careful = self.unknowns >= PROBE_AFTER || self.misdirected;
-        let most = if careful { 1 } else { plan.target.in_flight_max };
+        let most = plan.target.in_flight_max.min(self.pace.under_way_max());
+        let most = if careful { 1 } else { most };
         !self.stopped && clock_ms >= self.paused_until_ms && self.in_flight.len() < most
     }
 }
@@ -193,7 +196,8 @@ impl Engine {
         let pipe = &mut self.api_pipes[at];
         pipe.calls_made += 1;
         let (number, look_up) = (pipe.calls_made, body.is_none());
-        pipe.in_flight.insert(id, InFlight { number, look_up });
+        let began_us = self.now.mono_us;
+        pipe.in_flight.insert(id, InFlight { number, look_up, began_us });
         if look_up {
             pipe.row.look_ups += 1;
         } else {
@@ -225,6 +229,9 @@ impl Engine {
             return;
         }
         let Some(known) = pipe.in_flight.remove(&call.message) else { return };
+        if matches!(reply, CallReply::Answered { .. }) {
+            pipe.pace.answered(self.now.mono_us.saturating_sub(known.began_us));
+        }
         let ended = if known.look_up { Ended::of_look_up(reply) } else { Ended::of_call(reply) };
         self.end_call(&plan, call, api, ended);
     }

@@ -2,6 +2,7 @@
 //!
 //! Promise: never faster than declared. A refusal lowers the learned rate once a window and
 //! success lets it recover; the bucket of a new life starts empty; a rate of 0 is no call at all.
+//! No more calls are under way than the API can take when they all arrive at once.
 //! It deliberately counts calls, not messages: waiting costs no receive.
 
 /// A bucket as full as the API's would send what it just holds; jitter on the way would then be
@@ -15,6 +16,10 @@ const WINDOW_US: u64 = 1_000_000;
 const RECOVERY: f64 = 0.002;
 /// The learned rate never falls below this share of the declared one.
 const FLOOR: f64 = 0.02;
+/// Each answer moves the mean time of an answer by this share of the difference.
+const MEAN_SHARE: f64 = 1.0 / 32.0;
+/// As many calls are under way as that time needs, and this share more.
+const UNDER_WAY: f64 = 1.25;
 /// A token that is further away is looked for again after this, so that times stay small.
 const LOOK_AGAIN_US: f64 = 3_600e6;
 
@@ -27,6 +32,10 @@ pub struct Pace {
     tokens: f64,
     refilled_us: u64,
     fell_us: Option<u64>,
+    /// What is left of the API's own burst when ours is taken off.
+    spare: f64,
+    /// How long an answer takes, on average; `None` before the first one.
+    answer_us: Option<f64>,
 }
 
 impl Pace {
@@ -35,10 +44,13 @@ impl Pace {
     pub fn new(declared: f64, burst: u32, learned: Option<f64>, now_us: u64) -> Pace {
         let declared = if declared.is_finite() { declared.max(0.0) } else { 0.0 };
         let ceiling = declared * HEADROOM;
+        // Half of the API's own burst, so that two of ours that meet are still taken.
+        let own_burst = f64::from(burst / 2).max(1.0);
         Pace {
             declared,
-            // Half of the API's own burst, so that two of ours that meet are still taken.
-            burst: f64::from(burst / 2).max(1.0),
+            burst: own_burst,
+            spare: (f64::from(burst) - own_burst).max(0.0),
+            answer_us: None,
             rate: learned.unwrap_or(ceiling).clamp(declared * FLOOR, ceiling),
             tokens: 0.0,
             refilled_us: now_us,
@@ -65,6 +77,20 @@ impl Pace {
             self.tokens -= 1.0;
         }
         whole
+    }
+
+    /// An answer came, this long after its call was handed out.
+    pub fn answered(&mut self, took_us: u64) {
+        let took_us = took_us as f64;
+        let mean = self.answer_us.get_or_insert(took_us);
+        *mean += (took_us - *mean) * MEAN_SHARE;
+    }
+
+    /// Calls under way, at most. On their way they may be held up and then arrive all at once: as
+    /// many as the API's burst are taken nevertheless, when ours is kept for those that follow.
+    pub fn under_way_max(&self) -> usize {
+        let needed = |answer_us: f64| self.rate * answer_us / 1e6 * UNDER_WAY;
+        self.answer_us.map_or(usize::MAX, |us| (self.spare + needed(us)).ceil().max(1.0) as usize)
     }
 
     /// When to look for the next whole token; `None` when there will never be one.
@@ -111,6 +137,20 @@ mod tests {
         assert!(!pace.take());
         let made = calls(&mut pace, 0, 10_000_000);
         assert!((46..=50).contains(&made), "{made}");
+    }
+
+    #[test]
+    fn as_many_calls_are_under_way_as_answers_take_time_and_the_api_has_burst() {
+        let mut pace = Pace::new(400.0, 5, None, 0);
+        assert_eq!(pace.under_way_max(), usize::MAX, "nothing is known yet");
+        pace.answered(2_000);
+        // 388 a second for 2 ms, a quarter more, and 3 of the burst of 5.
+        assert_eq!(pace.under_way_max(), 4);
+        (0..500).for_each(|_| pace.answered(1_000_000));
+        assert!((480..=490).contains(&pace.under_way_max()), "{}", pace.under_way_max());
+        let mut slow = Pace::new(5.0, 1, None, 0);
+        slow.answered(1_000);
+        assert_eq!(slow.under_way_max(), 1);
     }
 
     #[test]

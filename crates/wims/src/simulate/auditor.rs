@@ -334,8 +334,7 @@ fn tells_low(mail: &MailJob, sku: &str) -> bool {
 
 /// Whether a call may be made for an order as it is: a charge, or else a look-up.
 fn is_payable(order: &Doc, is_charge: bool) -> bool {
-    let allowed: &[&str] =
-        if is_charge { &["PROCESSING", "UNKNOWN"] } else { &["UNKNOWN"] };
+    let allowed: &[&str] = if is_charge { &["PROCESSING", "UNKNOWN"] } else { &["UNKNOWN"] };
     text(order, "inventoryStatus") == "RESERVED" && allowed.contains(&text(order, "paymentStatus"))
 }
 
