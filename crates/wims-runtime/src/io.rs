@@ -286,8 +286,6 @@ pub struct Status {
     pub journal_written_bytes: u64,
     /// Frames written since the start.
     pub frames: u64,
-    /// Records written since the start.
-    pub records: u64,
     /// Estimated bytes of memory by kind.
     pub memory: Vec<(String, usize)>,
     /// Executions that go on later.

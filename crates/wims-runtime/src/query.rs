@@ -206,7 +206,6 @@ impl Engine {
             journal_disk_bytes: self.journal.disk_bytes(),
             journal_written_bytes: self.journal.written_bytes,
             frames: self.journal.written_frames,
-            records: self.state.seq,
             memory,
             executions: self.state.executions.len(),
             closed_waiting: tables.iter().map(|n| self.state.table(*n).closed_waiting()).sum(),

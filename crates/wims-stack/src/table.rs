@@ -86,11 +86,6 @@ impl Condition {
         Condition::In(attribute.into(), texts.iter().map(|text| Doc::text(text)).collect())
     }
 
-    /// The attribute equals this whole number.
-    pub fn equals_int(attribute: &'static str, value: i64) -> Condition {
-        Condition::In(attribute.into(), vec![Doc::build(|w| w.int(value))])
-    }
-
     /// Whether it holds of the item (`None`: there is no such item).
     pub fn holds(&self, item: Option<&Doc>) -> bool {
         let attribute = |name: &str| item.and_then(|item| item.get(name));
