@@ -63,6 +63,8 @@ struct Row {
     ratio: f64,
     orders_per_second: f64,
     noop_per_second: f64,
+    own_noop_per_second: f64,
+    own_ratio: f64,
     p50_ms: f64,
     p99_ms: f64,
     noop_p99_ms: f64,
@@ -111,11 +113,14 @@ pub fn run(args: &LoadArgs) -> Result<(), Failure> {
 fn row(args: &LoadArgs, connections: usize) -> Result<Row, BenchError> {
     let mut rounds = Vec::new();
     for round in 1..=args.rounds.max(1) {
-        let noop = noop_run(args, connections)?;
+        let noop = noop_run(args, connections, args.seconds, &[])?;
+        let own = noop_run(args, connections, args.seconds.div_ceil(2), &["--own"])?;
         let mut row = wims_run(args, connections, round as u64)?;
-        row.noop_per_second = noop.ok as f64 / noop.elapsed.as_secs_f64();
+        row.noop_per_second = per_second(&noop);
+        row.own_noop_per_second = per_second(&own);
         row.noop_p99_ms = ms(noop.latencies.percentile(99.0));
         row.ratio = row.orders_per_second / row.noop_per_second;
+        row.own_ratio = row.orders_per_second / row.own_noop_per_second;
         eprintln!(
             "{connections} connections, round {round}: {:.0} orders/s settled, no-op {:.0}/s, \
              ratio {:.3}",
@@ -143,9 +148,23 @@ fn plan(args: &LoadArgs, address: SocketAddr, connections: usize) -> LoadPlan {
     }
 }
 
-fn noop_run(args: &LoadArgs, connections: usize) -> Result<LoadReport, BenchError> {
-    let child = ServeChild::start(&["bench".into(), "noop".into()])?;
-    Ok(generator::run(&plan(args, child.address()?, connections))?)
+/// Loads a server that does nothing.
+fn noop_run(
+    args: &LoadArgs,
+    connections: usize,
+    seconds: u64,
+    more: &[&str],
+) -> Result<LoadReport, BenchError> {
+    let arguments: Vec<String> =
+        ["bench", "noop"].iter().chain(more).map(|a| (*a).into()).collect();
+    let child = ServeChild::start(&arguments)?;
+    let mut plan = plan(args, child.address()?, connections);
+    plan.duration = Duration::from_secs(seconds);
+    Ok(generator::run(&plan)?)
+}
+
+fn per_second(report: &LoadReport) -> f64 {
+    report.ok as f64 / report.elapsed.as_secs_f64()
 }
 
 fn start_wims(args: &LoadArgs, scratch: &Scratch) -> Result<ServeChild, BenchError> {
@@ -300,9 +319,10 @@ fn ms(duration: Duration) -> f64 {
 
 fn print_table(rows: &[Row]) {
     println!(
-        "{:>11} {:>6} {:>10} {:>9} {:>8} {:>8} {:>11} {:>11} {:>11} {:>12} {:>12}",
+        "{:>11} {:>6} {:>6} {:>10} {:>9} {:>8} {:>8} {:>11} {:>11} {:>11} {:>12} {:>12}",
         "connections",
         "ratio",
+        "to own",
         "orders/s",
         "no-op/s",
         "p50 ms",
@@ -315,10 +335,11 @@ fn print_table(rows: &[Row]) {
     );
     for row in rows {
         println!(
-            "{:>11} {:>6.3} {:>10.0} {:>9.0} {:>8.2} {:>8.2} {:>11.1} {:>11.1} {:>11.0} {:>12.1} \
+            "{:>11} {:>6.3} {:>6.3} {:>10.0} {:>9.0} {:>8.2} {:>8.2} {:>11.1} {:>11.1} {:>11.0} {:>12.1} \
              {:>12.1}",
             row.connections,
             row.ratio,
+            row.own_ratio,
             row.orders_per_second,
             row.noop_per_second,
             row.p50_ms,

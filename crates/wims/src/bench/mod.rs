@@ -40,6 +40,9 @@ pub struct NoopArgs {
     /// Where it listens
     #[arg(long, env = "WIMS_BENCH_NOOP_LISTEN", default_value = "127.0.0.1:0")]
     listen: SocketAddr,
+    /// With the accept loops and the parser of serve
+    #[arg(long, env = "WIMS_BENCH_NOOP_OWN", value_parser = clap::builder::BoolishValueParser::new())]
+    own: bool,
 }
 
 /// Why a measurement could not be made.
@@ -79,7 +82,8 @@ pub fn run(command: &BenchCommand) -> Result<(), Failure> {
         BenchCommand::Article(args) => article::run(args),
         BenchCommand::Engine(args) => engine::run(args),
         BenchCommand::Noop(args) => {
-            noop::run(args.listen).map_err(|error| Failure::new(EXIT_UNAVAILABLE, error))
+            let run = if args.own { noop::run_own } else { noop::run };
+            run(args.listen).map_err(|error| Failure::new(EXIT_UNAVAILABLE, error))
         }
     }
 }

@@ -3,20 +3,26 @@
 //! Promise: it pays for what every order pays (HTTP, a parsed body, a reply of the real size) on
 //! two worker threads, and for nothing else, so the ratio to it is the price of the work behind.
 //! It deliberately has no middleware, no state, no limits and no journal, and it listens the way
-//! axum listens by default.
+//! axum listens by default. The same behind our own accept loops and strict parser, which shows
+//! what these cost, is [`run_own`].
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::thread;
 
+use axum::body::Body;
+use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
 use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
+
+use crate::http::orders;
+use crate::http::server::{self, Door, Routes};
 
 /// As many as the machine has cores on which the published figures were measured.
 const WORKER_THREADS: usize = 2;
@@ -53,6 +59,51 @@ pub fn run(listen: SocketAddr) -> io::Result<()> {
             _ = stdin_closed => Ok(()),
         }
     })
+}
+
+/// Does so with the accept loops and the parser of `serve`.
+///
+/// # Errors
+/// When a thread cannot start, the address cannot be bound or the line cannot be written.
+pub fn run_own(listen: SocketAddr) -> io::Result<()> {
+    let (_stop, stopped) = watch::channel(None);
+    let doors: io::Result<Vec<Door>> = (0..WORKER_THREADS)
+        .map(|number| {
+            let name = format!("noop-{number}");
+            server::spawn(name, stopped.clone(), || Own).map(|(door, _)| door)
+        })
+        .collect();
+    let listener = std::net::TcpListener::bind(listen)?;
+    listener.set_nonblocking(true)?;
+    announce(listener.local_addr()?)?;
+    Builder::new_current_thread().enable_all().build()?.block_on(async {
+        let stdin_closed = watch_stdin()?;
+        tokio::select! {
+            () = server::accept(listener, doors?, stopped) => {}
+            _ = stdin_closed => {}
+        }
+        Ok(())
+    })
+}
+
+/// Reads an order as `serve` does, and does nothing.
+#[derive(Clone)]
+struct Own;
+
+impl Routes for Own {
+    fn router(self) -> Router {
+        Router::new()
+    }
+
+    async fn take_order(&self, headers: &HeaderMap, body: Body) -> Response {
+        match orders::read_order(headers, body).await {
+            Ok(arguments) => {
+                std::hint::black_box(&arguments);
+                ([(CONTENT_TYPE, "application/json")], REPLY).into_response()
+            }
+            Err(problem) => problem.into_response(),
+        }
+    }
 }
 
 /// Answers every order that arrives at the listener with the same reply, until it is dropped.

@@ -99,6 +99,13 @@ pub async fn create(
 
 /// Takes an order; what `POST /orders` does.
 pub async fn take(app: &App, headers: &HeaderMap, body: Body) -> Result<Response, Problem> {
+    let arguments = read_order(headers, body).await?;
+    let reply = app.call(headers, "create-order", arguments, None).await?;
+    Ok(created(&reply))
+}
+
+/// The arguments of `create-order`, as a body has them.
+pub async fn read_order(headers: &HeaderMap, body: Body) -> Result<Doc, Problem> {
     let mut fields = read_fields(headers, body).await?;
     let customer_id = fields.customer_id("customerId");
     let quantity = fields.required_int("quantity", 1..=QUANTITY_MAX);
@@ -106,15 +113,11 @@ pub async fn take(app: &App, headers: &HeaderMap, body: Body) -> Result<Response
         fields.refuse(later, "is not supported yet; an order is a customerId and a quantity");
     }
     let (customer_id, quantity) = fields.finish(|| Some((customer_id?, quantity?)))?;
-    let arguments = Doc::object(&[
-        ("customerId", Field::Str(&customer_id)),
-        ("quantity", Field::Int(quantity)),
-    ]);
-    let reply = app.call(headers, "create-order", arguments, None).await?;
-    Ok(created(&reply))
+    Ok(Doc::object(&[("customerId", Field::Str(&customer_id)), ("quantity", Field::Int(quantity))]))
 }
 
-fn created(reply: &Doc) -> Response {
+/// The answer to an order that was taken: `{orderId, status}` as `create-order` replies it.
+pub fn created(reply: &Doc) -> Response {
     let order_id = reply.str("orderId").unwrap_or("");
     let body = format!(
         r#"{{"message":"Order created!","orderId":"{order_id}","status":"{}"}}"#,

@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
-use hyper::{Method, Request};
+use hyper::{HeaderMap, Method, Request};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -37,6 +37,25 @@ const FLUSH_TIME: Duration = Duration::from_millis(50);
 /// Connections of one thread, at most; more wait in the listen queue.
 const CONNECTIONS_MAX: usize = 16_384;
 
+/// What is served.
+pub trait Routes: Clone + Send + Sync + 'static {
+    /// All routes.
+    fn router(self) -> Router;
+
+    /// Answers `POST /orders`, the one hot route, which goes past the router.
+    fn take_order(&self, headers: &HeaderMap, body: Body) -> impl Future<Output = Response> + Send;
+}
+
+impl Routes for App {
+    fn router(self) -> Router {
+        App::router(self)
+    }
+
+    async fn take_order(&self, headers: &HeaderMap, body: Body) -> Response {
+        orders::take(self, headers, body).await.into_response()
+    }
+}
+
 /// Says that the server stops, and by when it must have.
 pub type Stop = watch::Receiver<Option<Instant>>;
 
@@ -50,14 +69,14 @@ pub struct Door {
 }
 
 /// Starts a thread that serves the connections handed through its door until `stop` says so and
-/// the door is closed; `make` makes the app inside the thread's runtime.
+/// the door is closed; `make` makes what is served inside the thread's runtime.
 ///
 /// # Errors
 /// When thread or runtime cannot be made.
-pub fn spawn(
+pub fn spawn<R: Routes>(
     name: String,
     stop: Stop,
-    make: impl FnOnce() -> App + Send + 'static,
+    make: impl FnOnce() -> R + Send + 'static,
 ) -> std::io::Result<(Door, JoinHandle<()>)> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (arrivals, arrived) = unbounded_channel();
@@ -97,11 +116,11 @@ pub async fn accept(listener: TcpListener, doors: Vec<Door>, mut stop: Stop) {
     }
 }
 
-async fn serve(
+async fn serve<R: Routes>(
     mut arrived: UnboundedReceiver<Arrival>,
     slots: Arc<Semaphore>,
     stop: Stop,
-    make: impl FnOnce() -> App,
+    make: impl FnOnce() -> R,
 ) {
     let app = make();
     let router = app.clone().router();
@@ -158,12 +177,11 @@ impl Drop for UnderWay {
 
 async fn connection(
     stream: tokio::net::TcpStream,
-    app: Arc<App>,
+    app: Arc<impl Routes>,
     router: Router,
     stop: oneshot::Receiver<()>,
 ) {
     let router = TowerToHyperService::new(router);
-    // The one hot route goes past the router; what it does is the same function.
     let under_way = Arc::new(AtomicU32::new(0));
     let counted = under_way.clone();
     let service = service_fn(move |request: Request<Incoming>| {
@@ -175,8 +193,8 @@ async fn connection(
             let _counted = counted;
             if let Some(app) = app {
                 let (head, body) = request.into_parts();
-                let created = orders::take(&app, &head.headers, Body::new(body)).await;
-                return Ok::<_, Infallible>(created.into_response());
+                let answer = app.take_order(&head.headers, Body::new(body)).await;
+                return Ok::<_, Infallible>(answer);
             }
             router.expect("one of the two takes it").call(request).await
         }
