@@ -14,6 +14,7 @@ use wims_stack::Doc;
 use wims_stack::table::{PARTITION_KEY, SORT_KEY};
 
 use crate::engine::Engine;
+use crate::fnv::Fnv;
 use crate::items::{Item, text};
 use crate::state::{Execution, State};
 
@@ -77,23 +78,9 @@ impl State {
     }
 }
 
-/// FNV-1a: the same in every process and with every compiler, which the standard library does not
-/// promise of its own. Digests are committed beside golden journals.
-struct Fnv(u64);
-
-impl Hasher for Fnv {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-        self.0 = bytes.iter().fold(self.0, step);
-    }
-}
-
+/// Digests are committed beside golden journals, so the hash is one that stays.
 fn hashed(write: impl FnOnce(&mut Fnv)) -> u64 {
-    let mut hasher = Fnv(0xcbf2_9ce4_8422_2325);
+    let mut hasher = Fnv::default();
     write(&mut hasher);
     hasher.finish()
 }

@@ -27,6 +27,7 @@ pub mod trace;
 mod api_pipe;
 mod bus;
 mod dead_letter;
+mod fnv;
 mod leftovers;
 mod mails;
 mod query;

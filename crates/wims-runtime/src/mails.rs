@@ -13,6 +13,7 @@ use wims_stack::{Doc, EventView, MailLimit, Template};
 use crate::bus::event_doc;
 use crate::dead_letter::{Failure, Origin};
 use crate::engine::{Cause, Engine};
+use crate::fnv::fnv1a;
 use crate::functions::MailText;
 use crate::io::{MailId, MailJob, MailResult, Output};
 use crate::plan::{Plan, SubscriptionPlan};
@@ -302,15 +303,9 @@ impl Engine {
     }
 }
 
-/// What a message is about, for those whose subject has one mail in a time.
+/// What a message is about, for those whose subject has one mail in a time; 0 is kept for digests.
 fn subject_of(subject: &Template, body: &Doc) -> u64 {
-    hash(subject.render(&event_view(body)).bytes())
-}
-
-/// FNV-1a; 0 is kept for digests.
-fn hash(bytes: &[u8]) -> u64 {
-    let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, step).max(1)
+    fnv1a(subject.render(&event_view(body)).bytes()).max(1)
 }
 
 #[cfg(test)]

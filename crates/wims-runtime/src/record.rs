@@ -259,7 +259,7 @@ const TRACED: u8 = 2;
 
 impl Record {
     /// The kind's number in the journal.
-    fn kind(&self) -> u8 {
+    pub fn kind(&self) -> u8 {
         match self {
             Record::Named(_) => 1,
             Record::Change(_) => 2,
@@ -392,7 +392,7 @@ impl Record {
 }
 
 /// The largest kind this build knows.
-const KIND_MAX: u8 = 20;
+pub const KIND_MAX: u8 = 20;
 
 impl Entry {
     /// Appends the entry to a frame whose first sequence and wall time are given.

@@ -15,7 +15,7 @@ use rust_decimal::Decimal;
 use wims_runtime::frame::{FRAME_HEADER, FrameHeader, PAGE, SegmentHeader};
 use wims_runtime::journal::{Journal, JournalEnd, Needed};
 use wims_runtime::record::{
-    Change, Entry, Hidden, Named, Paced, Published, Record, Sent, SweptMessage, Waiting,
+    Change, Entry, Hidden, KIND_MAX, Named, Paced, Published, Record, Sent, SweptMessage, Waiting,
 };
 use wims_runtime::recovery::{RecoveryBugs, SegmentStore};
 use wims_runtime::replay::replay;
@@ -37,8 +37,6 @@ const BEGAN_MS: u64 = 1_700_000_000_000;
 /// The clock is another one than the wall's.
 const CLOCK_AHEAD_MS: u64 = 5_000_000;
 const TRACE: u128 = 0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c;
-/// How many kinds of records there are.
-const KINDS: usize = 20;
 /// What to do when this version writes other bytes.
 const WRITTEN_OTHERWISE: &str = "this build does not write the journal that is committed for its \
     version. If that version is released, the format has changed: give the workspace a new version, \
@@ -538,32 +536,6 @@ fn assert_committed(folder: &Path, name: &str, made: &str) {
     assert_eq!(made, committed, "{READ_OTHERWISE}\nlines of {}", path.display());
 }
 
-/// The number of a record's kind. Whoever adds one adds it to the golden journal too.
-fn kind(record: &Record) -> usize {
-    match record {
-        Record::Named(_) => 1,
-        Record::Change(_) => 2,
-        Record::Event(_) => 3,
-        Record::Sent(_) => 4,
-        Record::Hidden(_) => 5,
-        Record::Deleted { .. } => 6,
-        Record::Cursor { .. } => 7,
-        Record::Waiting(_) => 8,
-        Record::Ended { .. } => 9,
-        Record::Skipped { .. } => 10,
-        Record::Paced(_) => 11,
-        Record::Served { .. } => 12,
-        Record::SweepBegan => 13,
-        Record::SweepEnded { .. } => 14,
-        Record::SweptItem(_) => 15,
-        Record::SweptMessage(_) => 16,
-        Record::LastId { .. } => 17,
-        Record::Historied { .. } => 18,
-        Record::Dropped { .. } => 19,
-        Record::Archived { .. } => 20,
-    }
-}
-
 #[test]
 fn this_version_writes_its_golden_journal_byte_for_byte() {
     let folder = golden().join(VERSION);
@@ -586,8 +558,9 @@ fn the_golden_journal_of_every_version_is_recovered_as_ever() {
 #[test]
 fn the_golden_journal_has_records_of_every_kind_with_and_without_a_trace() {
     let entries = recorded().entries();
-    let kinds: BTreeSet<usize> = entries.iter().map(|entry| kind(&entry.record)).collect();
-    assert_eq!(kinds, (1..=KINDS).collect::<BTreeSet<usize>>());
+    let kinds: BTreeSet<u8> = entries.iter().map(|entry| entry.record.kind()).collect();
+    // Whoever adds a kind adds it to the golden journal too.
+    assert_eq!(kinds, (1..=KIND_MAX).collect());
     let flags: BTreeSet<(bool, bool)> =
         entries.iter().map(|entry| (entry.replay, entry.trace.is_some())).collect();
     assert_eq!(flags.len(), 4, "replay and trace, each alone, both and none");

@@ -22,6 +22,8 @@ use lettre::{AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
 use reqwest::Url;
 use thiserror::Error;
 
+use crate::fnv::fnv1a;
+
 /// One mail's whole conversation, from name lookup to QUIT; a slower server is worth a new attempt.
 const SMTP_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -369,7 +371,7 @@ fn temporary_name() -> String {
 fn eml_file_name(message_id: &str) -> String {
     let mut stem: String = message_id.bytes().map(file_name_part).collect();
     if stem.len() > FILE_STEM_BYTES_MAX {
-        let fingerprint = format!("-{:016x}", fnv1a(message_id));
+        let fingerprint = format!("-{:016x}", fnv1a(message_id.as_bytes()));
         stem.truncate(FILE_STEM_BYTES_MAX - fingerprint.len());
         stem.push_str(&fingerprint);
     }
@@ -384,13 +386,6 @@ fn file_name_part(byte: u8) -> String {
         }
         _ => format!("%{byte:02X}"),
     }
-}
-
-/// FNV-1a of 64 bits: unlike the standard hasher it gives the same number after an upgrade.
-fn fnv1a(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
 }
 
 #[cfg(test)]

@@ -4,17 +4,15 @@
 //!
 //! What comes of answers, hours later, is shown by the simulator's tests.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
-use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::answering::Answering;
 use crate::harness::{Folder, Server, await_condition};
 
 /// What the payments API is to see, to the byte.
@@ -23,8 +21,6 @@ const AUTHORIZATION: &str = r#"Bearer sk-live-4711+/=; realm="wims",  as  it  is
 const SECRET: &str = "sk-live-4711";
 /// The `traceparent` of a request.
 const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
-/// A caller that is slower than this is hung up on.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// A payments API behind TLS.
 const TLS_SERVER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/tls_payments.py");
 /// The root certificate of a private CA; `certs/README.md` says how it was made.
@@ -44,114 +40,44 @@ struct Seen {
     traceparent: Vec<String>,
 }
 
-impl Seen {
-    /// Reads one request to its end.
-    fn read(reader: &mut BufReader<TcpStream>) -> std::io::Result<Seen> {
-        let mut head = Vec::new();
-        loop {
-            let mut line = String::new();
-            if reader.read_line(&mut line)? == 0 || line == "\r\n" {
-                break;
-            }
-            head.push(line.trim_end().to_owned());
-        }
-        let values = |name: &str| -> Vec<String> {
-            let headers = head.iter().filter_map(|line| line.split_once(": "));
-            let named = headers.filter(|(key, _)| key.eq_ignore_ascii_case(name));
-            named.map(|(_, value)| value.to_owned()).collect()
-        };
-        let length = values("content-length").first().and_then(|length| length.parse().ok());
-        std::io::copy(&mut reader.take(length.unwrap_or(0)), &mut std::io::sink())?;
-        let request = head.first().and_then(|line| line.rsplit_once(' '));
-        Ok(Seen {
-            request: request.map(|(request, _)| request.to_owned()).unwrap_or_default(),
-            authorization: values("authorization"),
-            idempotency_key: values("idempotency-key"),
-            traceparent: values("traceparent"),
-        })
-    }
-}
-
 /// A payments API that lets its first caller wait, says to look-ups that nothing was charged, and
 /// charges everybody else; stopped when dropped.
 struct RecordingPayments {
-    address: SocketAddr,
+    server: Answering,
     seen: Arc<Mutex<Vec<Seen>>>,
-    is_stopped: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
 }
 
 impl RecordingPayments {
     /// Listens on a port the system chooses.
     fn start() -> RecordingPayments {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = listener.local_addr().expect("an address");
         let seen: Arc<Mutex<Vec<Seen>>> = Arc::default();
-        let is_stopped = Arc::new(AtomicBool::new(false));
-        let (served, stop) = (Arc::clone(&seen), Arc::clone(&is_stopped));
-        let thread = std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                if stop.load(Ordering::SeqCst) {
-                    return;
-                }
-                let seen = Arc::clone(&served);
-                std::thread::spawn(move || {
-                    // A caller that hangs up gets no answer, as in life.
-                    let _ = stream.and_then(|stream| answer(stream, &seen));
-                });
+        let recorded = Arc::clone(&seen);
+        let server = Answering::start(move |request| {
+            let is_look_up = request.line.starts_with("GET ");
+            let mut seen = recorded.lock().expect("whole");
+            seen.push(Seen {
+                authorization: request.headers("authorization"),
+                idempotency_key: request.headers("idempotency-key"),
+                traceparent: request.headers("traceparent"),
+                request: request.line,
+            });
+            match (seen.len(), is_look_up) {
+                (1, _) => None,
+                (_, true) => Some(("404 Not Found", r#"{"detail":"not charged yet"}"#)),
+                (_, false) => Some(("200 OK", r#"{"message":"Payment Success!"}"#)),
             }
         });
-        RecordingPayments { address, seen, is_stopped, thread: Some(thread) }
+        RecordingPayments { server, seen }
     }
 
     fn url(&self) -> String {
-        format!("http://{}", self.address)
+        self.server.url()
     }
 
     /// The calls so far, the first one first.
     fn seen(&self) -> Vec<Seen> {
         self.seen.lock().expect("whole").clone()
     }
-}
-
-impl Drop for RecordingPayments {
-    fn drop(&mut self) {
-        self.is_stopped.store(true, Ordering::SeqCst);
-        // Wakes the thread from waiting for a caller.
-        let woken = TcpStream::connect(self.address);
-        if let (Ok(_), Some(thread)) = (woken, self.thread.take()) {
-            let _ = thread.join();
-        }
-    }
-}
-
-/// Reads one request, answers it unless it is the first one, and hangs up.
-fn answer(stream: TcpStream, seen: &Mutex<Vec<Seen>>) -> std::io::Result<()> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    let mut reader = BufReader::new(stream);
-    let call = Seen::read(&mut reader)?;
-    let is_look_up = call.request.starts_with("GET ");
-    let calls = {
-        let mut seen = seen.lock().expect("whole");
-        seen.push(call);
-        seen.len()
-    };
-    if calls == 1 {
-        // Until the caller hangs up, which it does when its process is killed.
-        reader.fill_buf()?;
-        return Ok(());
-    }
-    let (status, body) = if is_look_up {
-        ("404 Not Found", r#"{"detail":"not charged yet"}"#)
-    } else {
-        ("200 OK", r#"{"message":"Payment Success!"}"#)
-    };
-    let length = body.len();
-    write!(
-        reader.into_inner(),
-        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\
-         connection: close\r\n\r\n{body}"
-    )
 }
 
 /// `wims serve` with credentials in its environment, which logs all that developers can ask for;
