@@ -2,13 +2,14 @@
 //!
 //! Promise: nothing published is forgotten; a mail may arrive twice after a crash, with the same
 //! Message-ID. A digest gathers what comes shortly after a mail; where a subject has one mail in a
-//! time, what comes meanwhile waits for the end of that time, and the newest of it is mailed. It
-//! deliberately knows no SMTP.
+//! time, what comes meanwhile waits for the end of that time, and the newest of it is mailed: newest
+//! by when it was published, for a dead letter that is sent back arrives late. It deliberately
+//! knows no SMTP.
 
 use std::collections::HashMap;
 use std::panic::catch_unwind;
 
-use wims_stack::{Doc, EventView, MailLimit, Template};
+use wims_stack::{Doc, EventView, Field, MailLimit, Template};
 
 use crate::bus::event_doc;
 use crate::dead_letter::{Failure, Origin};
@@ -16,6 +17,7 @@ use crate::engine::{Cause, Engine};
 use crate::fnv::fnv1a;
 use crate::functions::MailText;
 use crate::io::{MailId, MailJob, MailResult, Output};
+use crate::messages::Message;
 use crate::plan::{Plan, SubscriptionPlan};
 use crate::record::{Hidden, Record};
 use crate::workflow::event_view;
@@ -30,13 +32,16 @@ const HIDDEN_WHILE_SENT_MS: u64 = 120_000;
 const ATTEMPTS_MAX: u32 = 50;
 /// The longest wait between two attempts.
 const RETRY_MAX_MS: u64 = 600_000;
+/// Attribute of a mail's dead letter, and of the message a redrive makes of it: the id under which
+/// it was published first.
+const SOURCE_MESSAGE_ID: &str = "SOURCE_MESSAGE_ID";
 
 /// Mails under way, and which messages wait.
 #[derive(Default)]
 pub(crate) struct Mails {
     in_flight: HashMap<u16, usize>,
     /// The message that waits for the end of its subject's time, by queue and subject. Messages
-    /// and times are in the journal; this only finds the one that a newer one replaces.
+    /// and times are in the journal; this only finds the one that meets the next.
     waiting: HashMap<(u16, u64), u64>,
     pub stopped: bool,
 }
@@ -118,19 +123,40 @@ impl Engine {
         (until_ms > self.state.clock_ms).then_some((subject, until_ms))
     }
 
-    /// Hides a message until its subject may have a mail again. It replaces the one that waits
-    /// already, if any: of several only the newest is worth a mail.
+    /// Hides a message until its subject may have a mail again, unless a newer one waits already.
     fn let_wait(&mut self, queue: u16, id: u64, subject: u64, until_ms: u64) {
-        let older = self.mails.waiting.insert((queue, subject), id);
-        if let Some(older) = older.filter(|older| *older != id) {
-            self.delete(queue, older);
+        if !self.waits_as_newest(queue, id, subject) {
+            return;
         }
         let visible_at_ms = until_ms;
         let hidden = Hidden { queue, id, visible_at_ms, receives: 0, attempts: 0, held: false };
         self.emit(self.cause_of_message(queue, id), Record::Hidden(hidden));
     }
 
-    /// Finds the messages that a former life made to wait.
+    /// Whether a message is the one of its subject that waits. Of it and one that waits already
+    /// the older one leaves: only the newest is worth a mail.
+    fn waits_as_newest(&mut self, queue: u16, id: u64, subject: u64) -> bool {
+        let waiting = self.mails.waiting.get(&(queue, subject)).copied();
+        if let Some(other) = waiting.filter(|other| *other != id) {
+            if self.published(queue, other) > self.published(queue, id) {
+                self.delete(queue, id);
+                return false;
+            }
+            self.delete(queue, other);
+        }
+        self.mails.waiting.insert((queue, subject), id);
+        true
+    }
+
+    /// Where a message stands among those of its queue by when it was published; `None`, before
+    /// all of them, when it is gone.
+    fn published(&self, queue: u16, id: u64) -> Option<(u64, u64)> {
+        let message = self.state.queue(queue).get(id)?;
+        Some((first_id(id, message), id))
+    }
+
+    /// Finds the messages that a former life made to wait. Another stack may have other subjects,
+    /// and what waits have one in common now: then the same goes for them as when they come.
     pub(crate) fn find_waiting_mails(&mut self) {
         let (plan, clock_ms) = (self.plan.clone(), self.state.clock_ms);
         for subscription in plan.topics.iter().flat_map(|topic| &topic.subscriptions) {
@@ -139,10 +165,13 @@ impl Engine {
             };
             let queue = subscription.queue;
             let messages = self.state.queue(queue).from(0);
-            let waiting = messages
+            let waiting: Vec<(u64, u64)> = messages
                 .filter(|(_, message)| message.receives == 0 && message.visible_at_ms > clock_ms)
-                .map(|(id, message)| ((queue, subject_of(subject, &message.body)), id));
-            self.mails.waiting.extend(waiting);
+                .map(|(id, message)| (id, subject_of(subject, &message.body)))
+                .collect();
+            for (id, subject) in waiting {
+                self.waits_as_newest(queue, id, subject);
+            }
         }
     }
 
@@ -272,6 +301,7 @@ impl Engine {
     fn bury_mail(&mut self, plan: &Plan, queue: u16, id: u64, failure: Failure) {
         let Some(message) = self.state.queue(queue).get(id) else { return };
         let (body, attempts) = (message.body.clone(), message.attempts);
+        let source_id = first_id(id, message);
         let cause = self.cause_of_message(queue, id);
         self.delete(queue, id);
         let Some(source) = plan.queues.get(&queue) else { return };
@@ -279,6 +309,7 @@ impl Engine {
             let origin = Origin { queue: Some(&source.name), ..Origin::default() };
             let retries = failure.retries.unwrap_or(attempts);
             let attributes = origin.attributes(&failure.after(retries));
+            let attributes = attributes.with(&[(SOURCE_MESSAGE_ID, Some(id_field(source_id)))]);
             self.send(dead_letters, body, Some(attributes), cause);
         }
     }
@@ -308,29 +339,63 @@ fn subject_of(subject: &Template, body: &Doc) -> u64 {
     fnv1a(subject.render(&event_view(body)).bytes()).max(1)
 }
 
+/// The id under which a message was published first: its own, unless it is or was a dead letter.
+fn first_id(id: u64, message: &Message) -> u64 {
+    let attributes = message.attributes.as_deref();
+    let source = attributes.and_then(|attributes| attributes.int(SOURCE_MESSAGE_ID));
+    source.and_then(|source| u64::try_from(source).ok()).unwrap_or(id)
+}
+
+fn id_field(id: u64) -> Field<'static> {
+    Field::Int(i64::try_from(id).unwrap_or(i64::MAX))
+}
+
+/// The attributes of a dead letter that goes back to a queue: among mails it keeps its age, what
+/// others do with a message does not depend on it. A letter of a former version, which tells no
+/// age, is as old as itself.
+pub(crate) fn attributes_sent_back(
+    plan: &Plan,
+    queue: u16,
+    id: u64,
+    letter: &Message,
+) -> Option<Doc> {
+    let mut subscriptions = plan.topics.iter().flat_map(|topic| &topic.subscriptions);
+    let is_mails = subscriptions.any(|subscription| subscription.queue == queue);
+    is_mails.then(|| Doc::object(&[(SOURCE_MESSAGE_ID, id_field(first_id(id, letter)))]))
+}
+
 #[cfg(test)]
 mod tests {
     use wims_stack::{
-        FunctionRef, Queue, QueueRef, Stack, Subscription, TargetRef, Topic, TopicRef,
+        FunctionRef, Queue, QueueRef, Redrive, Stack, Subscription, TargetRef, Topic, TopicRef,
     };
 
     use super::*;
     use crate::functions::{Function, Functions};
+    use crate::io::{Answer, Query};
     use crate::quiet::{self, Quiet};
 
     const WINDOW_MS: u64 = 2_000;
 
     /// Each new item is a mail, and all have the same subject.
     fn stack(window_ms: u64) -> Stack {
+        stack_of(window_ms, "$.detail.pk")
+    }
+
+    /// Each new item is a mail, whose subject is at this path.
+    fn stack_of(window_ms: u64, subject: &str) -> Stack {
         let (topic, queue) = (TopicRef::new("news"), QueueRef::new("mails"));
         let mut stack = quiet::stack(TargetRef::Topic(topic.clone()));
         stack.queues.push(Queue {
             name: queue.clone(),
             visibility_timeout_ms: 30_000,
-            redrive: None,
+            redrive: Some(Redrive {
+                dead_letters: QueueRef::new("dead"),
+                receive_count_max: ATTEMPTS_MAX,
+            }),
             alarm: None,
         });
-        let subject = Template::path("$.detail.pk");
+        let subject = Template::path(subject);
         stack.topics.push(Topic {
             name: topic,
             subscriptions: vec![Subscription {
@@ -356,6 +421,14 @@ mod tests {
     fn tell(quiet: &mut Quiet, sk: &str) {
         quiet.put(sk);
         quiet.pass_ms(10);
+    }
+
+    /// Publishes the event of an item once more.
+    fn send_event(quiet: &mut Quiet, sk: &str) {
+        let queue = quiet.engine.plan.topics[0].subscriptions[0].queue;
+        let item = quiet::item(sk);
+        let event = Doc::object(&[("detail", Field::View(item.view()))]);
+        quiet.engine.send(queue, event, None, Cause::default());
     }
 
     /// How the last mail went.
@@ -410,6 +483,70 @@ mod tests {
         assert_eq!(quiet.messages("mails").len(), 1, "only the newest waits");
         quiet.pass_ms(WINDOW_MS);
         assert_eq!(heads(&quiet), ["1", "3"]);
+    }
+
+    /// A mail that nobody takes is sent back by a redrive.
+    fn send_back(quiet: &mut Quiet) {
+        let redrive = Query::Redrive { queue: "dead".into(), limit: 10, dry_run: false };
+        let Answer::Moved(Some(redriven)) = quiet.ask(redrive) else { panic!("no redrive") };
+        assert_eq!((redriven.moved, redriven.left), (1, 0));
+    }
+
+    /// The `sk` of the items whose mails are not sent yet, in the order of their ids.
+    fn unsent(quiet: &Quiet) -> Vec<String> {
+        let events = quiet.messages("mails").into_iter();
+        let items = events.filter_map(|message| message.body.part("detail"));
+        items.filter_map(|item| item.str("sk").map(str::to_owned)).collect()
+    }
+
+    #[test]
+    fn a_mail_that_is_sent_back_never_takes_the_place_of_a_newer_one() {
+        let mut quiet = Quiet::start(&stack(WINDOW_MS), &functions());
+        tell(&mut quiet, "1");
+        // Published before the first mail is a dead letter, and waits.
+        tell(&mut quiet, "2");
+        answer(&mut quiet, &MailResult::Rejected("no".into()));
+        quiet.pass_ms(10);
+        send_back(&mut quiet);
+        assert_eq!(unsent(&quiet), ["2"], "what came late is older");
+        quiet.pass_ms(WINDOW_MS);
+        assert_eq!(heads(&quiet), ["1", "2"]);
+    }
+
+    #[test]
+    fn a_mail_that_is_sent_back_and_waits_gives_way_to_a_newer_one_also_in_a_new_life() {
+        for lives in [1, 2] {
+            let mut quiet = Quiet::start(&stack(WINDOW_MS), &functions());
+            tell(&mut quiet, "1");
+            answer(&mut quiet, &MailResult::Rejected("no".into()));
+            quiet.pass_ms(10);
+            send_back(&mut quiet);
+            assert_eq!(unsent(&quiet), ["1"], "it waits");
+            if lives == 2 {
+                begin_new_life(&mut quiet);
+            }
+            tell(&mut quiet, "2");
+            assert_eq!(unsent(&quiet), ["2"], "{lives} lives");
+            quiet.pass_ms(WINDOW_MS);
+            assert_eq!(heads(&quiet), ["1", "2"], "{lives} lives");
+        }
+    }
+
+    #[test]
+    fn of_what_waits_when_a_life_begins_the_newest_of_a_subject_stays() {
+        let of_their_own = stack_of(WINDOW_MS, "$.detail.sk");
+        let mut quiet = Quiet::start(&of_their_own, &functions());
+        tell(&mut quiet, "1");
+        answer(&mut quiet, &MailResult::Rejected("no".into()));
+        tell(&mut quiet, "2");
+        answer(&mut quiet, &MailResult::Sent);
+        // Another one about the same waits, and then the older one that is sent back.
+        send_event(&mut quiet, "2");
+        quiet.pass_ms(10);
+        send_back(&mut quiet);
+        assert_eq!(unsent(&quiet), ["2", "1"], "subjects of their own");
+        let quiet = quiet.restart(&stack(WINDOW_MS), &functions());
+        assert_eq!(unsent(&quiet), ["2"], "one subject now");
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::io::{
     Answer, ClosedItem, HistoryJob, MessageRow, Output, Query, QueueRow, Redriven, Status,
 };
 use crate::items::{Item, Items};
+use crate::mails::attributes_sent_back;
 use crate::plan::{LogPlan, LogStream};
 use crate::record::Record;
 use crate::workflow::event_view;
@@ -148,7 +149,11 @@ impl Engine {
         let messages = self.state.queue(number).from(0);
         let mut letters = messages.filter_map(|(id, message)| {
             let way = Way::of(&plan, number, message.attributes.as_deref()?)?;
-            Some((id, message.body.clone(), way))
+            let attributes = match way {
+                Way::Queue(source) => attributes_sent_back(&plan, source, id, message),
+                Way::Rule(..) => None,
+            };
+            Some((id, message.body.clone(), attributes, way))
         });
         let first: Vec<_> = letters.by_ref().take(limit).collect();
         let all = first.len() + letters.count();
@@ -156,7 +161,7 @@ impl Engine {
             return Some(Redriven { moved: first.len(), left: all });
         }
         let mut moved = 0;
-        for (id, body, way) in first {
+        for (id, body, attributes, way) in first {
             if !self.journal.has_room() {
                 break;
             }
@@ -165,7 +170,7 @@ impl Engine {
             let deleted = Record::Deleted { queue: number, id };
             self.emit(Cause::of_trace(cause.trace), deleted);
             match way {
-                Way::Queue(source) => self.send(source, body, None, cause),
+                Way::Queue(source) => self.send(source, body, attributes, cause),
                 Way::Rule(rule, target) => {
                     self.deliver(&plan, &rule.name, target, &event_view(&body), cause);
                 }
