@@ -1,13 +1,15 @@
 //! Logs: events read back from the journal, where they are. There is no second copy.
 //!
 //! Promise: what a log shows is durable, complete and in the journal's order; a change event is
-//! made from its record by the same enrichment that made it when it was published. Where a sound
-//! frame is missing the log says so; it never passes for shorter than it is. It deliberately keeps
-//! nothing in memory between two reads.
+//! made from its record by the same enrichment that made it when it was published, and not for a
+//! pipe that began later. Where a sound frame is missing the log says so; it never passes for
+//! shorter than it is. It deliberately keeps nothing of the journal in memory between two reads
+//! but where the pipes began.
 
 use std::collections::HashMap;
 use std::os::unix::fs::FileExt;
 use std::panic::catch_unwind;
+use std::sync::{Arc, OnceLock};
 
 use serde::Serialize;
 use uuid::Uuid;
@@ -20,6 +22,10 @@ use crate::plan::LogPlan;
 use crate::record::{Change, Entry, Published, Record};
 use crate::recovery::SegmentStore;
 use crate::trace::TraceId;
+
+mod beginnings;
+
+use beginnings::Beginnings;
 
 /// Frames larger than this are not ours; the journal's own are about a megabyte.
 const FRAME_BYTES_MAX: usize = 64 << 20;
@@ -59,6 +65,9 @@ pub enum LogError {
 pub struct LogReader {
     files: SegmentFiles,
     plan: LogPlan,
+    /// The last change before each stream pipe's beginning, once all of them were found: a
+    /// declared pipe begins no more.
+    last_unseen: Arc<OnceLock<Vec<u64>>>,
 }
 
 /// Where a frame is.
@@ -87,7 +96,7 @@ impl Place {
 impl LogReader {
     /// A reader of one log.
     pub fn new(files: SegmentFiles, plan: LogPlan) -> LogReader {
-        LogReader { files, plan }
+        LogReader { files, plan, last_unseen: Arc::default() }
     }
 
     /// At least `limit` events after a sequence, if there are so many up to `durable`: a record's
@@ -225,6 +234,48 @@ impl LogReader {
         Ok(bytes)
     }
 
+    /// The records of a frame whose first one is durable.
+    fn entries(&self, place: &Place) -> Result<Vec<Entry>, LogError> {
+        let bytes = self.read(place.segment, place.offset, place.header.len as usize)?;
+        // Not one on its way to the disk: its first record is durable, so all of it is.
+        if FrameHeader::read(&bytes).is_none() {
+            return Err(place.unsound());
+        }
+        read_entries(place, &bytes)
+    }
+
+    /// The last change before each stream pipe's beginning, in the order of the pipes. Until it is
+    /// known, the journal is read from its oldest frame to where the youngest pipe began.
+    fn last_unseen(&self, durable: u64) -> Result<Vec<u64>, LogError> {
+        if let Some(found) = self.last_unseen.get() {
+            return Ok(found.clone());
+        }
+        let segments = self.segments()?;
+        let (first_segment, first_seq) = segments.first().copied().unwrap_or_default();
+        let mut expected = first_seq.unwrap_or(1);
+        let mut beginnings = Beginnings::of(&self.plan.streams, expected);
+        let (mut segment, mut offset) = (first_segment, PAGE as u64);
+        for (number, _) in &segments {
+            let mut next = PAGE as u64;
+            while expected <= durable
+                && !beginnings.are_found()
+                && let Some(place) = self.frame_of(*number, next, expected)?
+            {
+                next = place.end_offset();
+                expected = place.end_seq();
+                (segment, offset) = (*number, next);
+                self.entries(&place)?.iter().for_each(|entry| beginnings.take(&entry.record));
+            }
+        }
+        if beginnings.are_found() {
+            return Ok(self.last_unseen.get_or_init(|| beginnings.last_unseen()).clone());
+        }
+        if expected <= durable {
+            return Err(LogError::Unsound { segment, offset });
+        }
+        Ok(beginnings.last_unseen())
+    }
+
     /// Adds the events of a frame whose first record is durable to the page; true when the page is
     /// full or `durable` is reached.
     fn read_frame(
@@ -235,12 +286,9 @@ impl LogReader {
         durable: u64,
         page: &mut LogPage,
     ) -> Result<bool, LogError> {
-        let bytes = self.read(place.segment, place.offset, place.header.len as usize)?;
-        // Not one on its way to the disk: its first record is durable, so all of it is.
-        if FrameHeader::read(&bytes).is_none() {
-            return Err(place.unsound());
-        }
-        let entries = read_entries(place, &bytes)?;
+        let entries = self.entries(place)?;
+        let has_changes = entries.iter().any(|entry| matches!(entry.record, Record::Change(_)));
+        let last_unseen = if has_changes { self.last_unseen(durable)? } else { Vec::new() };
         let mut equals = Equals::default();
         for (entry, publisher) in entries.iter().zip(publishers(&entries)) {
             let pipe = self.mark(publisher);
@@ -256,7 +304,7 @@ impl LogReader {
             if page.events.len() >= limit {
                 return Ok(true);
             }
-            self.show(entry, pipe, ordinal, &mut page.events);
+            self.show(entry, pipe, ordinal, &last_unseen, &mut page.events);
             page.next = entry.seq;
         }
         Ok(false)
@@ -268,7 +316,14 @@ impl LogReader {
     }
 
     /// The events of one record that the log's rules hear.
-    fn show(&self, entry: &Entry, pipe: Option<u16>, ordinal: u64, events: &mut Vec<String>) {
+    fn show(
+        &self,
+        entry: &Entry,
+        pipe: Option<u16>,
+        ordinal: u64,
+        last_unseen: &[u64],
+        events: &mut Vec<String>,
+    ) {
         match &entry.record {
             Record::Event(event) => {
                 let view = EventView {
@@ -279,18 +334,41 @@ impl LogReader {
                 let id = event_id(entry.cause, view.source, view.detail_type, ordinal, pipe);
                 self.show_event(event.bus, entry, id, &view, events);
             }
-            Record::Change(change) => self.show_change(entry, change, events),
-            _ => {}
+            Record::Change(change) => self.show_change(entry, change, last_unseen, events),
+            Record::Named(_)
+            | Record::Sent(_)
+            | Record::Hidden(_)
+            | Record::Deleted { .. }
+            | Record::Cursor { .. }
+            | Record::Waiting(_)
+            | Record::Ended { .. }
+            | Record::Skipped { .. }
+            | Record::Paced(_)
+            | Record::Served { .. }
+            | Record::SweepBegan
+            | Record::SweepEnded { .. }
+            | Record::SweptItem(_)
+            | Record::SweptMessage(_)
+            | Record::LastId { .. }
+            | Record::Archived { .. }
+            | Record::Historied { .. }
+            | Record::Dropped { .. } => {}
         }
     }
 
-    /// The events that are made again from a change.
-    fn show_change(&self, entry: &Entry, change: &Change, events: &mut Vec<String>) {
+    /// The events that are made again from a change, for the pipes that had begun before it.
+    fn show_change(
+        &self,
+        entry: &Entry,
+        change: &Change,
+        last_unseen: &[u64],
+        events: &mut Vec<String>,
+    ) {
         let image = change.new.as_ref().or(change.old.as_ref());
         let pk = image.and_then(|doc| doc.str("pk")).unwrap_or("");
-        for stream in &self.plan.streams {
+        for (stream, last_unseen) in self.plan.streams.iter().zip(last_unseen) {
             let streamed = !stream.unstreamed.iter().any(|prefix| pk.starts_with(prefix));
-            if stream.table != change.table || !streamed {
+            if stream.table != change.table || !streamed || entry.seq <= *last_unseen {
                 continue;
             }
             let pipe = self.mark(Some(stream.pipe));
@@ -461,6 +539,7 @@ mod tests {
     use crate::journal::FrameWrite;
     use crate::plan::LogStream;
     use crate::quiet;
+    use crate::record::Named;
 
     /// Numbers of two stream pipes.
     const PIPES: [u16; 2] = [5, 6];
@@ -528,6 +607,17 @@ mod tests {
     /// A pipe has passed the first record.
     fn cursor(pipe: u16) -> Record {
         Record::Cursor { consumer: pipe, seq: 1 }
+    }
+
+    /// A pipe has passed everything up to this record.
+    fn place(pipe: u16, seq: u64) -> Record {
+        Record::Cursor { consumer: pipe, seq }
+    }
+
+    /// A new item of the table.
+    fn change(sk: &str) -> Record {
+        let new = Some(quiet::item(sk));
+        Record::Change(Change { table: 3, created: 0, old: None, new })
     }
 
     /// The id of an event that follows from the first record.
@@ -616,9 +706,28 @@ mod tests {
     #[test]
     fn equal_events_that_two_pipes_make_of_a_change_have_ids_of_their_own() {
         let folder = Folder::new("changes");
-        let change = Change { table: 3, created: 0, old: None, new: Some(quiet::item("1")) };
-        folder.write(PAGE, frame(1, vec![Record::Change(change)]));
-        assert_eq!(folder.ids(1), [id_of(0, None), id_of(0, Some(PIPES[1]))]);
+        let places = PIPES.map(|pipe| place(pipe, 0));
+        folder.write(PAGE, frame(1, [vec![change("1")], places.into()].concat()));
+        assert_eq!(folder.ids(3), [id_of(0, None), id_of(0, Some(PIPES[1]))]);
+    }
+
+    #[test]
+    fn a_pipe_that_began_later_shows_no_change_from_before_it_began() {
+        let folder = Folder::new("beginning");
+        folder.write(PAGE, frame(1, vec![place(PIPES[0], 0), change("1"), place(PIPES[0], 2)]));
+        let name = Record::Named(Named { id: PIPES[1], name: "pipe/second".into() });
+        let later = vec![name, place(PIPES[1], 4), change("2")];
+        let later = [later, PIPES.map(|pipe| place(pipe, 6)).into()].concat();
+        folder.write(2 * PAGE, frame(4, later));
+        let id_of = |seq, pipe| event_id(seq, "t", "new", 0, pipe).to_string();
+        let shown = [id_of(2, None), id_of(6, None), id_of(6, Some(PIPES[1]))];
+        assert_eq!(folder.ids(8), shown);
+        let reader = folder.reader();
+        let last = reader.last(10, 8).expect("a page");
+        assert_eq!(last.events.iter().map(|event| id(event)).collect::<Vec<_>>(), shown);
+        // Known by now, the beginnings are the same for a page that begins behind them.
+        let page = reader.after(5, 10, 8).expect("a page");
+        assert_eq!(page.events, last.events[1..]);
     }
 
     #[test]
