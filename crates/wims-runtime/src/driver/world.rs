@@ -172,7 +172,8 @@ fn keep_segments(
                         segment = number,
                         %error,
                         "no journal segment could be prepared; intake is refused when the current \
-                         one is full. Make room on the disk"
+                         one is full. Make room on the disk; `wims leftover list` tells what the \
+                         stack no longer has and old segments are kept for"
                     );
                 }
                 complained = prepared.is_err();

@@ -8,16 +8,18 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use wims_runtime::histogram::Histogram;
 use wims_runtime::io::{
-    Answer, LeftoverRow, MessageRow, PipeRow, Query, QueueRow, Redriven, Status,
+    Answer, Input, LeftoverRow, MessageRow, PipeRow, Query, QueueRow, Redriven, Status,
 };
 use wims_stack::Doc;
 
 use crate::http::problem::Problem;
 use crate::http::query::{PathParameters, QueryString, page_limit};
-use crate::http::{App, json_reply, odd, read_optional_fields, refuse_idempotency_key};
+use crate::http::{App, busy, json_reply, odd, read_optional_fields, refuse_idempotency_key};
 
 /// Messages a redrive moves, at most; the engine's own bound.
 const REDRIVE_MAX: i64 = 10_000;
+/// How the engine begins to say that the disk is full.
+const NO_SEGMENT: &str = "no journal segment could be prepared";
 
 #[derive(Serialize)]
 struct List<T> {
@@ -175,21 +177,50 @@ pub async fn healthz() -> Response {
     json_reply(StatusCode::OK, r#"{"status":"ok"}"#.into())
 }
 
-/// `GET /readyz`: the engine answers and takes new orders; 503 when it does not.
+/// `GET /readyz`: the engine answers and takes new orders; 503 when it does not. On a full disk it
+/// says for which leftovers segments are kept, if for any.
 pub async fn readyz(State(app): State<App>) -> Result<Response, Problem> {
-    app.query(Query::Ready).await?;
-    Ok(json_reply(StatusCode::OK, r#"{"status":"ready"}"#.into()))
+    let ask = |ticket| Input::Query { ticket, query: Query::Ready };
+    match app.client.ask(ask).await {
+        Some(Answer::Durable(_)) => Ok(json_reply(StatusCode::OK, r#"{"status":"ready"}"#.into())),
+        Some(Answer::Full { retry_after_s, reason }) if reason.starts_with(NO_SEGMENT) => {
+            // With not even the reserve left this is refused as well.
+            let leftovers = match app.query(Query::Leftovers).await {
+                Ok(Answer::Leftovers(rows)) => rows,
+                Ok(_) | Err(_) => Vec::new(),
+            };
+            Err(Problem::unavailable(with_keepers(reason, &leftovers), retry_after_s))
+        }
+        Some(Answer::Full { retry_after_s, reason }) => {
+            Err(Problem::unavailable(reason, retry_after_s))
+        }
+        Some(_) => Err(odd()),
+        None => Err(busy()),
+    }
+}
+
+/// Why no segment could be prepared, with the leftovers that keep old ones.
+fn with_keepers(reason: &str, leftovers: &[LeftoverRow]) -> String {
+    let keepers = leftovers.iter().filter(|row| row.journal_bytes > 0);
+    let told = keepers.map(|LeftoverRow { name, journal_bytes, .. }| {
+        format!(
+            "{journal_bytes} bytes of the journal are kept for {name}, which the stack no longer has; \
+             `wims leftover drop {name}` frees them."
+        )
+    });
+    [reason.to_owned()].into_iter().chain(told).collect::<Vec<_>>().join(" ")
 }
 
 /// `GET /metrics`, for Prometheus.
 pub async fn metrics(State(app): State<App>) -> Result<Response, Problem> {
     let Answer::Status(status) = app.query(Query::Status).await? else { return Err(odd()) };
+    let Answer::Leftovers(rows) = app.query(Query::Leftovers).await? else { return Err(odd()) };
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
-    Ok((kind, exposition(&status)).into_response())
+    Ok((kind, exposition(&status, &rows)).into_response())
 }
 
 /// The status in Prometheus' text format.
-fn exposition(status: &Status) -> String {
+fn exposition(status: &Status, leftovers: &[LeftoverRow]) -> String {
     let mut text = String::new();
     let mut gauge = |name: &str, help: &str, rows: &[(String, f64)]| {
         let kind = if name.ends_with("_total") { "counter" } else { "gauge" };
@@ -232,6 +263,12 @@ fn exposition(status: &Status) -> String {
     gauge("wims_journal_disk_bytes", "Bytes of segments.", &one(status.journal_disk_bytes));
     gauge("wims_journal_written_bytes_total", "Bytes written.", &one(status.journal_written_bytes));
     gauge("wims_journal_frames_total", "Frames written.", &one(status.frames));
+    let kept = |row: &LeftoverRow| (label("leftover", &row.name), row.journal_bytes as f64);
+    gauge(
+        "wims_leftover_journal_bytes",
+        "Bytes of segments kept only for what the stack no longer has.",
+        &leftovers.iter().map(kept).collect::<Vec<_>>(),
+    );
     gauge("wims_sweeps_total", "Sweeps finished.", &one(status.sweeps));
     gauge("wims_executions_waiting", "Executions that wait.", &one(status.executions as u64));
     gauge("wims_closed_waiting", "Closed, not in history.", &one(status.closed_waiting as u64));
@@ -263,4 +300,31 @@ fn histogram(text: &mut String, name: &str, help: &str, histogram: &Histogram, u
     }
     let sum = histogram.sum() as f64 / unit;
     let _ = writeln!(text, "{name}_sum {sum}\n{name}_count {}", histogram.count());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leftover(name: &str, journal_bytes: u64) -> LeftoverRow {
+        let name = name.to_owned();
+        LeftoverRow { name, messages: 0, executions: 0, seen_up_to: None, journal_bytes }
+    }
+
+    #[test]
+    fn a_full_disk_is_told_with_the_leftovers_that_keep_segments_and_how_they_are_dropped() {
+        assert_eq!(with_keepers("full?", &[leftover("queue/old", 0)]), "full?");
+        let told = with_keepers("full?", &[leftover("queue/old", 0), leftover("pipe/old", 512)]);
+        let expected = "full? 512 bytes of the journal are kept for pipe/old, which the stack \
+                        no longer has; `wims leftover drop pipe/old` frees them.";
+        assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn bytes_kept_for_a_leftover_are_a_gauge_under_its_name() {
+        let text = exposition(&Status::default(), &[leftover("pipe/old", 512)]);
+        let row = "\nwims_leftover_journal_bytes{leftover=\"pipe/old\"} 512\n";
+        assert!(text.contains(row), "{text}");
+        assert!(text.contains("# TYPE wims_leftover_journal_bytes gauge\n"), "{text}");
+    }
 }
