@@ -1,4 +1,8 @@
 //! A histogram with fixed buckets, for what `/metrics` shows as durations and sizes.
+//!
+//! Promise: every value counts, in the first bucket whose bound it does not exceed, and memory
+//! stays the same however many there are. It deliberately keeps no value, knows no unit and never
+//! starts anew: a rate is for who reads it twice.
 
 /// Upper bounds of the buckets: 1, 2, 3, 5, 7 times powers of ten; a last bucket has no bound.
 const BOUNDS: [u64; 36] = [

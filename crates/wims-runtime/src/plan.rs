@@ -8,8 +8,8 @@ use std::collections::HashMap;
 use wims_stack::table::Condition;
 use wims_stack::{
     ApiTarget, Becomes, CompiledPattern, FunctionRef, Machine, PipeSource, PipeTarget, QueueRef,
-    Retry, RuleIndex, Stack, StateKind, StreamStart, Subscription, TargetRef, TargetRetry, Task,
-    Template, TopicRef,
+    Retry, RuleIndex, Stack, StateKind, StreamStart, Subscription, TargetRef, Task, Template,
+    TopicRef,
 };
 
 use crate::functions::{
@@ -128,8 +128,6 @@ pub struct TargetPlan {
     pub name: String,
     /// Who gets the event.
     pub to: TargetKind,
-    /// How it is tried again.
-    pub retry: TargetRetry,
     /// Number of the queue for events that cannot be delivered.
     pub dead_letters: u16,
 }
@@ -445,7 +443,6 @@ impl Compiler<'_> {
             let targets = rule.targets.iter().map(|target| TargetPlan {
                 name: target_name(&target.to),
                 to: self.target(&target.to),
-                retry: target.retry.clone(),
                 dead_letters: self.queue(&target.dead_letters),
             });
             let targets: Vec<TargetPlan> = targets.collect();
@@ -482,7 +479,14 @@ impl Compiler<'_> {
     fn subscription(&mut self, subscription: &Subscription) -> SubscriptionPlan {
         let mail = match self.functions.get(&subscription.mail) {
             Some(Function::Mail(mail)) => mail,
-            _ => {
+            Some(
+                Function::Enrich(_)
+                | Function::Route(_)
+                | Function::Transact(_)
+                | Function::Prepare(_)
+                | Function::Outcome(_),
+            )
+            | None => {
                 self.no_function(&subscription.mail, "mail");
                 |_: &[wims_stack::Doc]| crate::functions::MailText {
                     subject: String::new(),
@@ -549,7 +553,14 @@ impl Compiler<'_> {
             Task::Transact(transact) => {
                 let function = match self.functions.get(&transact.function) {
                     Some(Function::Transact(function)) => function,
-                    _ => {
+                    Some(
+                        Function::Enrich(_)
+                        | Function::Route(_)
+                        | Function::Prepare(_)
+                        | Function::Outcome(_)
+                        | Function::Mail(_),
+                    )
+                    | None => {
                         self.no_function(&transact.function, "transact");
                         |_: &crate::functions::TaskInput<'_>| Ok(Vec::new())
                     }

@@ -14,12 +14,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::{
-    CachedStatement, Connection, ErrorCode, OpenFlags, OptionalExtension, Row, TransactionBehavior,
-    params,
+    CachedStatement, Connection, ErrorCode, OpenFlags, Row, TransactionBehavior, params,
 };
 use thiserror::Error;
 use wims_stack::table::{PARTITION_KEY, SORT_KEY};
 use wims_stack::{Doc, json};
+
+use crate::io::ClosedItem;
 
 /// Marks the file as ours for us and for `file(1)`; SQLite keeps it in the header.
 const APPLICATION_ID: i32 = i32::from_be_bytes(*b"wims");
@@ -96,10 +97,6 @@ INSERT INTO item_index (table_name, attribute, value, created, pk, sk)
 VALUES (?1, ?2, ?3, ?4, ?5, ?6)
 ON CONFLICT DO NOTHING";
 
-const GET: &str = "
-SELECT pk, sk, created, changed, item FROM items
-WHERE table_name = ?1 AND pk = ?2 AND sk = ?3";
-
 /// `CROSS JOIN` tells SQLite to walk the index and look up its items, never the other way round.
 const LIST: &str = "
 SELECT i.pk, i.sk, i.created, i.changed, i.item
@@ -107,21 +104,6 @@ FROM item_index AS x CROSS JOIN items AS i
   ON i.table_name = x.table_name AND i.pk = x.pk AND i.sk = x.sk
 WHERE x.table_name = ?1 AND x.attribute = ?2 AND x.value = ?3 AND x.created < ?4
 ORDER BY x.created DESC LIMIT ?5";
-
-/// A closed item of a named table.
-#[derive(Clone, Debug, PartialEq)]
-pub struct HistoryItem {
-    /// The table it was in.
-    pub table: String,
-    /// The item; it has `pk` and `sk`.
-    pub doc: Doc,
-    /// Sequence of its creation, unique per item; lists are newest first by it.
-    pub created: u64,
-    /// Sequence of its last change.
-    pub changed: u64,
-    /// Attributes and values under which it is found or listed; readers leave it empty.
-    pub indexed: Vec<(String, String)>,
-}
 
 /// Why a history file cannot be used.
 #[derive(Debug, Error)]
@@ -223,7 +205,7 @@ impl HistoryWriter {
     ///
     /// # Panics
     /// When an item has no `pk` or `sk`.
-    pub fn store(&mut self, items: &[HistoryItem], cursor: u64) -> Result<(), HistoryError> {
+    pub fn store(&mut self, items: &[ClosedItem], cursor: u64) -> Result<(), HistoryError> {
         store(&mut self.file.connection, items, cursor).map_err(|source| self.file.error(source))
     }
 }
@@ -243,14 +225,14 @@ pub fn found_cursor(path: &Path) -> Result<u64, HistoryError> {
     }
 }
 
-fn store(connection: &mut Connection, items: &[HistoryItem], cursor: u64) -> rusqlite::Result<()> {
+fn store(connection: &mut Connection, items: &[ClosedItem], cursor: u64) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     put_all(&transaction, items)?;
     set_cursor(&transaction, cursor)?;
     transaction.commit()
 }
 
-fn put_all(connection: &Connection, items: &[HistoryItem]) -> rusqlite::Result<()> {
+fn put_all(connection: &Connection, items: &[ClosedItem]) -> rusqlite::Result<()> {
     let mut statements = Statements::prepare(connection)?;
     items.iter().try_for_each(|item| statements.put(item))
 }
@@ -280,8 +262,9 @@ impl<'c> Statements<'c> {
         })
     }
 
-    fn put(&mut self, item: &HistoryItem) -> rusqlite::Result<()> {
-        let HistoryItem { table, doc, indexed, .. } = item;
+    fn put(&mut self, item: &ClosedItem) -> rusqlite::Result<()> {
+        let ClosedItem { table, doc, indexed, .. } = item;
+        let table: &str = table;
         let (pk, sk) = (key(doc, PARTITION_KEY), key(doc, SORT_KEY));
         let (created, changed) = (sequence(item.created), sequence(item.changed));
         let pairs = serde_json::to_string(indexed).expect("pairs of texts are always JSON");
@@ -323,21 +306,8 @@ impl HistoryReader {
         }
     }
 
-    /// The item with this key.
-    ///
-    /// # Errors
-    /// An item that is no document; SQLite's own errors.
-    pub fn get(
-        &self,
-        table: &str,
-        pk: &str,
-        sk: &str,
-    ) -> Result<Option<HistoryItem>, HistoryError> {
-        let row = self.row(table, pk, sk).map_err(|source| self.file.error(source))?;
-        row.map(|row| self.item(table, row)).transpose()
-    }
-
-    /// The item with this value of an attribute; the newest, should there be several.
+    /// The item with this value of an attribute; the newest, should there be several. As in every
+    /// item that is read, what it is listed under is left empty.
     ///
     /// # Errors
     /// An item that is no document; SQLite's own errors.
@@ -346,7 +316,7 @@ impl HistoryReader {
         table: &str,
         attribute: &str,
         value: &str,
-    ) -> Result<Option<HistoryItem>, HistoryError> {
+    ) -> Result<Option<ClosedItem>, HistoryError> {
         Ok(self.list(table, attribute, value, u64::MAX, 1)?.pop())
     }
 
@@ -362,26 +332,10 @@ impl HistoryReader {
         value: &str,
         before_created: u64,
         limit: usize,
-    ) -> Result<Vec<HistoryItem>, HistoryError> {
+    ) -> Result<Vec<ClosedItem>, HistoryError> {
         let rows = self.rows(table, attribute, value, before_created, limit);
         let rows = rows.map_err(|source| self.file.error(source))?;
         rows.into_iter().map(|row| self.item(table, row)).collect()
-    }
-
-    /// How many items of a table there are; it walks all their keys, so it is none for every
-    /// request.
-    ///
-    /// # Errors
-    /// SQLite's own.
-    pub fn count(&self, table: &str) -> Result<u64, HistoryError> {
-        let count = "SELECT count(*) FROM items WHERE table_name = ?1";
-        let found = self.file.connection.query_row(count, [table], |row| row.get(0));
-        found.map_err(|source| self.file.error(source))
-    }
-
-    fn row(&self, table: &str, pk: &str, sk: &str) -> rusqlite::Result<Option<ItemRow>> {
-        let mut get = self.file.connection.prepare_cached(GET)?;
-        get.query_row([table, pk, sk], ItemRow::read).optional()
     }
 
     fn rows(
@@ -401,12 +355,12 @@ impl HistoryReader {
         rows.collect()
     }
 
-    fn item(&self, table: &str, row: ItemRow) -> Result<HistoryItem, HistoryError> {
+    fn item(&self, table: &str, row: ItemRow) -> Result<ClosedItem, HistoryError> {
         let ItemRow { pk, sk, created, changed, item } = row;
         // A document reads itself as JSON by way of `json::to_doc`.
         match serde_json::from_str::<Doc>(&item) {
             Ok(doc) => {
-                Ok(HistoryItem { table: table.into(), doc, created, changed, indexed: Vec::new() })
+                Ok(ClosedItem { table: table.into(), doc, created, changed, indexed: Vec::new() })
             }
             Err(source) => {
                 let path = self.file.path.clone();
@@ -416,7 +370,7 @@ impl HistoryReader {
     }
 }
 
-/// A row of [`GET`] or [`LIST`].
+/// A row of [`LIST`].
 struct ItemRow {
     pk: String,
     sk: String,
@@ -530,6 +484,7 @@ fn create_tables(connection: &mut Connection) -> rusqlite::Result<()> {
 mod tests {
     use std::{env, fs, process, thread};
 
+    use rusqlite::OptionalExtension;
     use wims_stack::Field;
 
     use super::*;
@@ -555,13 +510,31 @@ mod tests {
         }
     }
 
+    impl HistoryReader {
+        /// The item with this key.
+        fn get(&self, pk: &str, sk: &str) -> Result<Option<ClosedItem>, HistoryError> {
+            let by_key = "SELECT pk, sk, created, changed, item FROM items
+                WHERE table_name = 'orders' AND pk = ?1 AND sk = ?2";
+            let row = self.file.connection.query_row(by_key, [pk, sk], ItemRow::read).optional();
+            let row = row.map_err(|source| self.file.error(source))?;
+            row.map(|row| self.item("orders", row)).transpose()
+        }
+
+        /// How many items of a table there are.
+        fn count(&self, table: &str) -> Result<u64, HistoryError> {
+            let count = "SELECT count(*) FROM items WHERE table_name = ?1";
+            let found = self.file.connection.query_row(count, [table], |row| row.get(0));
+            found.map_err(|source| self.file.error(source))
+        }
+    }
+
     /// What somebody else does to the file.
     fn run_sql(path: &Path, sql: &str) {
         let connection = Connection::open(path).expect("SQLite opens the file");
         connection.execute_batch(sql).expect("the SQL is right");
     }
 
-    fn order(number: u64, customer: &str, status: &str) -> HistoryItem {
+    fn order(number: u64, customer: &str, status: &str) -> ClosedItem {
         let pk = format!("order#{number}");
         let doc = Doc::object(&[
             (PARTITION_KEY, Field::Str(&pk)),
@@ -570,15 +543,15 @@ mod tests {
             ("status", Field::Str(status)),
         ]);
         let indexed = vec![("customerId".into(), customer.into()), ("orderId".into(), pk)];
-        HistoryItem { table: "orders".into(), doc, created: number, changed: 100, indexed }
+        ClosedItem { table: "orders".into(), doc, created: number, changed: 100, indexed }
     }
 
     /// An item as readers return it.
-    fn unindexed(item: &HistoryItem) -> HistoryItem {
-        HistoryItem { indexed: Vec::new(), ..item.clone() }
+    fn unindexed(item: &ClosedItem) -> ClosedItem {
+        ClosedItem { indexed: Vec::new(), ..item.clone() }
     }
 
-    fn created(items: &[HistoryItem]) -> Vec<u64> {
+    fn created(items: &[ClosedItem]) -> Vec<u64> {
         items.iter().map(|item| item.created).collect()
     }
 
@@ -592,7 +565,7 @@ mod tests {
         writer.store(&[order(5, "350", "CANCELED")], 101)?;
 
         let fourth = Some(unindexed(&orders[1]));
-        assert_eq!(reader.get("orders", "order#4", "order")?, fourth);
+        assert_eq!(reader.get("order#4", "order")?, fourth);
         assert_eq!(reader.find("orders", "orderId", "order#4")?, fourth);
         let list = |before, limit| reader.list("orders", "customerId", "349", before, limit);
         assert_eq!(created(&list(u64::MAX, usize::MAX)?), [4, 3, 2, 1]);
@@ -607,8 +580,8 @@ mod tests {
         let folder = Folder::new("missing");
         HistoryWriter::open(&folder.history())?.store(&[order(1, "349", "SHIPPED")], 1)?;
         let reader = HistoryReader::open(&folder.history())?;
-        assert_eq!(reader.get("orders", "order#1", "other")?, None);
-        assert_eq!(reader.get("stock", "order#1", "order")?, None);
+        assert_eq!(reader.get("order#1", "other")?, None);
+        assert_eq!(reader.find("stock", "orderId", "order#1")?, None);
         assert_eq!(reader.find("orders", "orderId", "349")?, None);
         assert_eq!(reader.count("stock")?, 0);
         Ok(())
@@ -621,11 +594,11 @@ mod tests {
         let mut writer = HistoryWriter::open(&folder.history())?;
         let awkward = "\"Zoë\"\u{0}\\ ['1']";
         writer.store(&[order(1, awkward, "SHIPPED"), order(2, awkward, "SHIPPED")], 1)?;
-        let new = HistoryItem { changed: 101, ..order(1, "350", "CANCELED") };
+        let new = ClosedItem { changed: 101, ..order(1, "350", "CANCELED") };
         writer.store(std::slice::from_ref(&new), 2)?;
 
         let reader = HistoryReader::open(&folder.history())?;
-        assert_eq!(reader.get("orders", "order#1", "order")?, Some(unindexed(&new)));
+        assert_eq!(reader.get("order#1", "order")?, Some(unindexed(&new)));
         assert_eq!(reader.find("orders", "customerId", "350")?, Some(unindexed(&new)));
         let rest = reader.list("orders", "customerId", awkward, u64::MAX, 10)?;
         assert_eq!(created(&rest), [2]);

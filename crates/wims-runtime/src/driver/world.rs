@@ -1,6 +1,7 @@
 //! The world: the threads that carry out what the engine asks, and tell the hub what came of it.
 //!
-//! Promise: a write of the journal that fails ends the process; it is never tried again.
+//! Promise: a write of the journal that fails ends the process; it is never tried again. It
+//! deliberately decides nothing else: what is tried again, and when, the engine says.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 use crate::driver::calls::Caller;
 use crate::driver::data_dir::{FrameWriter, SegmentFiles};
-use crate::driver::history::{HistoryItem, HistoryWriter};
+use crate::driver::history::HistoryWriter;
 use crate::driver::hub::Hub;
 use crate::driver::inbox::ReplyInbox;
 use crate::driver::mail::{Mail, MailOutcome, Mailer};
@@ -191,18 +192,7 @@ fn keep_segments(
 
 fn keep_history(mut writer: HistoryWriter, jobs: &Receiver<HistoryJob>, hub: &Hub) {
     for job in jobs {
-        let items: Vec<HistoryItem> = job
-            .items
-            .into_iter()
-            .map(|item| HistoryItem {
-                table: item.table.to_string(),
-                doc: item.doc,
-                created: item.created,
-                changed: item.changed,
-                indexed: item.indexed,
-            })
-            .collect();
-        let stored = writer.store(&items, job.seq);
+        let stored = writer.store(&job.items, job.seq);
         if let Err(error) = &stored {
             tracing::error!(%error, "history could not be written; closed items stay in memory");
         }

@@ -1,4 +1,8 @@
 //! Logs over HTTP: events read back from the journal.
+//!
+//! Promise: a page has durable events alone, oldest first, and says where the next one begins; a
+//! log that cannot be read is an error, never a page that is short. It deliberately waits for
+//! nothing new and knows no order: who wants to follow a log asks again.
 
 use axum::extract::State;
 use axum::http::StatusCode;

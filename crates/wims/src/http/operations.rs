@@ -204,8 +204,8 @@ fn with_keepers(reason: &str, leftovers: &[LeftoverRow]) -> String {
     let keepers = leftovers.iter().filter(|row| row.journal_bytes > 0);
     let told = keepers.map(|LeftoverRow { name, journal_bytes, .. }| {
         format!(
-            "{journal_bytes} bytes of the journal are kept for {name}, which the stack no longer has; \
-             `wims leftover drop {name}` frees them."
+            "{journal_bytes} bytes of the journal are kept for {name}, which the stack no longer \
+             has; `wims leftover drop {name}` frees them."
         )
     });
     [reason.to_owned()].into_iter().chain(told).collect::<Vec<_>>().join(" ")
