@@ -3,11 +3,12 @@
 use wims_runtime::functions::{TaskError, TaskInput};
 use wims_stack::{Action, Write};
 
-use crate::domain::{fulfillment_status, moved};
+use crate::domain::{FulfillmentStatus, Move, moved};
 
 /// Marks the order READY.
 pub fn mark_ready(input: &TaskInput<'_>) -> Result<Vec<Write>, TaskError> {
-    let updates = moved(input.item, "fulfillmentStatus", fulfillment_status::READY, input.now_ms);
+    let to = Move::Fulfillment(FulfillmentStatus::Ready);
+    let updates = moved(input.item, to, input.now_ms);
     Ok(vec![Write {
         pk: input.item.str("pk").unwrap_or("").into(),
         sk: input.item.str("sk").unwrap_or("").into(),
