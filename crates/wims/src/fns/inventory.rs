@@ -6,6 +6,7 @@
 use wims_runtime::functions::{Refusal, RefusalKind, RouteInput, Routed, TaskError, TaskInput};
 use wims_stack::{Action, Condition, Doc, Field, Update, Write};
 
+use super::update;
 use crate::domain::{
     BACKORDER, DEFAULT_CURRENCY, DEFAULT_QUANTITY, DEFAULT_SKU, DEFAULT_UNIT_PRICE,
     InventoryStatus, Line, Move, ORDER_QUANTITY_MAX, REORDER_POINT, STOCK_MAX, Sku, flat_item,
@@ -32,12 +33,7 @@ pub fn reserve_stock(input: &TaskInput<'_>) -> Result<Vec<Write>, TaskError> {
 }
 
 fn mark(input: &TaskInput<'_>, status: InventoryStatus) -> Write {
-    Write {
-        pk: input.item.str("pk").unwrap_or("").into(),
-        sk: input.item.str("sk").unwrap_or("").into(),
-        condition: None,
-        action: Action::Update(moved(input.item, Move::Inventory(status), input.now_ms)),
-    }
+    update(input.item, None, moved(input.item, Move::Inventory(status), input.now_ms))
 }
 
 /// The article's `conditionExpression '#quantity >= :quantity'` and its update.
@@ -89,12 +85,7 @@ pub fn receive_stock(input: &RouteInput<'_>) -> Result<Routed, Refusal> {
     }
     let updates = vec![Update::Add("quantity", quantity.into())];
     let after = Update::apply_all(&updates, item).expect("a stock item has a quantity");
-    let write = Write {
-        pk: sku.pk(),
-        sk: sku.sk(),
-        condition: Some(Condition::Exists),
-        action: Action::Update(updates),
-    };
+    let write = update(item, Some(Condition::Exists), updates);
     Ok(Routed { writes: vec![write], reply: flat_item(&after) })
 }
 

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use wims_runtime::functions::{Refusal, RefusalKind, RouteInput, Routed};
 use wims_stack::{Action, Condition, Doc, Field, Update, Write};
 
+use super::update;
 use crate::domain::{
     CUSTOMER, DEFAULT_SKU, FulfillmentStatus, InventoryStatus, Move, ORDER_QUANTITY_MAX,
     OrderStatus, PaymentStatus, lines, moved, stamp,
@@ -87,12 +88,8 @@ pub fn ship_order(input: &RouteInput<'_>) -> Result<Routed, Refusal> {
         }
     }
     let (updates, shipped) = shipped(order, input.now_ms);
-    let mut writes = vec![Write {
-        pk: order.str("pk").unwrap_or("").into(),
-        sk: order.str("sk").unwrap_or("").into(),
-        condition: Some(Condition::is("fulfillmentStatus", FulfillmentStatus::Ready.as_str())),
-        action: Action::Update(updates),
-    }];
+    let guard = Condition::is("fulfillmentStatus", FulfillmentStatus::Ready.as_str());
+    let mut writes = vec![update(order, Some(guard), updates)];
     writes.extend(lines(order).iter().map(|line| Write {
         pk: line.sku.pk(),
         sk: line.sku.sk(),

@@ -5,8 +5,9 @@
 //! pipe's business, not ours.
 
 use wims_runtime::functions::{CallOutcome, Delivery, DeliveryInput};
-use wims_stack::{Action, Condition, Doc, Field, Update, Write};
+use wims_stack::{Condition, Doc, Field, Update, Write};
 
+use super::update;
 use crate::domain::{InventoryStatus, Move, PaymentStatus, States, charge_key, moved};
 
 /// A message whose order waits for its stock decision is looked at again after this long.
@@ -53,13 +54,13 @@ fn processing(input: &DeliveryInput<'_>, order: &Doc) -> Write {
         Condition::is("paymentStatus", PaymentStatus::Pending.as_str()),
     ]);
     let to = Move::Payment(PaymentStatus::Processing);
-    update(order, guard, moved(order, to, input.now_ms))
+    update(order, Some(guard), moved(order, to, input.now_ms))
 }
 
 /// Nobody knows what became of its payment: from now on the order waits for a look-up.
 fn unknown(input: &DeliveryInput<'_>, order: &Doc, from: PaymentStatus) -> Write {
     let guard = Condition::is("paymentStatus", from.as_str());
-    update(order, guard, moved(order, Move::Payment(PaymentStatus::Unknown), input.now_ms))
+    update(order, Some(guard), moved(order, Move::Payment(PaymentStatus::Unknown), input.now_ms))
 }
 
 fn request(order: &Doc) -> Doc {
@@ -92,14 +93,5 @@ pub fn payment_outcome(input: &DeliveryInput<'_>, outcome: &CallOutcome) -> Vec<
         Some(reason) => Update::set_str("reason", reason),
         None => Update::Remove("reason"),
     });
-    vec![update(order, Condition::is_one_of("paymentStatus", from), updates)]
-}
-
-fn update(order: &Doc, guard: Condition, updates: Vec<Update>) -> Write {
-    Write {
-        pk: order.str("pk").unwrap_or("").into(),
-        sk: order.str("sk").unwrap_or("").into(),
-        condition: Some(guard),
-        action: Action::Update(updates),
-    }
+    vec![update(order, Some(Condition::is_one_of("paymentStatus", from)), updates)]
 }
