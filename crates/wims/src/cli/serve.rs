@@ -64,9 +64,13 @@ pub struct ServeArgs {
     /// Where everything is kept; created if absent
     #[arg(long, env = "WIMS_DATA_DIR", default_value = "./wims-data")]
     data_dir: PathBuf,
-    /// The payments API, http or https; without it the sandbox is started.
-    /// WIMS_PAYMENTS_AUTHORIZATION is sent as its Authorization header
-    #[arg(long, env = "WIMS_PAYMENTS_URL", value_parser = api_url)]
+    /// The payments API, http or https; without it the sandbox is started, so it goes with no
+    /// --sandbox-... flag. WIMS_PAYMENTS_AUTHORIZATION is sent as its Authorization header
+    #[arg(long, env = "WIMS_PAYMENTS_URL", value_parser = api_url, conflicts_with_all = [
+        "sandbox_listen", "sandbox_rate", "sandbox_burst", "sandbox_decline_percent",
+        "sandbox_error_percent", "sandbox_delay_ms", "sandbox_drop_after_charge_every",
+        "sandbox_late_charge_ms",
+    ])]
     payments_url: Option<String>,
     /// PEM file of root certificates, trusted for the payments API besides the built-in ones
     #[arg(long, env = "WIMS_PAYMENTS_CA", value_name = "FILE", requires = "payments_url")]

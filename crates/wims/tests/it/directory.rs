@@ -163,7 +163,7 @@ fn settings_that_cannot_work_are_refused_before_anything_is_touched() {
         (&[payments, "--payments-ca=absent.pem"], "absent.pem"),
     ];
     for (settings, told) in wrong {
-        let usual = ["serve", "--listen=127.0.0.1:0", "--sandbox-listen=127.0.0.1:0", &data];
+        let usual = ["serve", "--listen=127.0.0.1:0", &data];
         let refused = wims(&[&usual[..], settings].concat());
         assert_eq!(refused.code, Some(78), "{settings:?}: {}", refused.stderr);
         assert!(refused.stderr.contains(told), "{settings:?}: {}", refused.stderr);
