@@ -1,4 +1,8 @@
 //! `mark-ready`: an order that is reserved and paid can be picked.
+//!
+//! Article section "Fulfillment operations". Promise: it moves the order's `fulfillmentStatus` and
+//! nothing else; that the order is reserved and paid is the guard of the task that calls it. It
+//! deliberately ships nothing and moves no stock: a person ships, and `ship-order` writes that.
 
 use wims_runtime::functions::{TaskError, TaskInput};
 use wims_stack::Write;

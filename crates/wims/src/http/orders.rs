@@ -1,4 +1,9 @@
 //! Orders over HTTP: create, read, list, ship.
+//!
+//! Article section "OrdersApi". Promise: an order reads the same wherever it is, open in the engine
+//! or closed in history, and says the one thing it waits for; a list is newest first. What cannot
+//! be honoured yet is refused, not ignored. It deliberately decides nothing about an order: whether
+//! it is taken or shipped is the engine's word. And it counts nothing over all orders.
 
 use axum::body::Body;
 use axum::extract::State;
@@ -85,6 +90,7 @@ fn waits_for(states: States) -> Option<&'static str> {
         OrderStatus::Pending => Some(match states.payment {
             PaymentStatus::Pending => "its payment's turn in payments-queue",
             PaymentStatus::Processing => "the payments API's answer",
+            // Only the first: with stock, the others make the status another one.
             PaymentStatus::Unknown
             | PaymentStatus::Paid
             | PaymentStatus::Declined
