@@ -2,6 +2,7 @@
 //! derives an order's `status`.
 //!
 //! Promise: every word here is one of the article's or the warehouse's; the names are the wire's.
+//! A state is one of a closed set, so that a state more is a compiler error wherever it counts.
 //! It deliberately contains no flow: who changes what, and when, are the functions in `fns`.
 
 use wims_stack::{Doc, Field, Update};
@@ -36,42 +37,90 @@ pub const ORDER_QUANTITY_MAX: i64 = 10_000;
 /// The most units a receipt or an item holds: keeps every sum within 64 bits.
 pub const STOCK_MAX: i64 = 1_000_000_000_000;
 
-/// `inventoryStatus` of an order.
-pub mod inventory_status {
-    /// Placed, nothing promised yet.
-    pub const UNRESERVED: &str = "UNRESERVED";
-    /// Stock is promised to it.
-    pub const RESERVED: &str = "RESERVED";
-    /// It waits for stock.
-    pub const BACKORDERED: &str = "BACKORDERED";
-    /// Its stock left with it.
-    pub const SHIPPED: &str = "SHIPPED";
+/// Declares a closed set of states: the enum, and for each state the text it is stored as.
+/// Neither way between the two takes memory.
+macro_rules! states {
+    ($(#[$doc:meta])* $name:ident { $($(#[$of:meta])* $state:ident = $text:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name { $($(#[$of])* $state,)+ }
+
+        impl $name {
+            /// All of them.
+            pub const ALL: &'static [$name] = &[$($name::$state),+];
+
+            /// As it is stored and shown.
+            pub const fn as_str(self) -> &'static str {
+                match self { $($name::$state => $text,)+ }
+            }
+
+            /// Reads what is stored or asked for; `None` when it is no such state.
+            pub fn parse(text: &str) -> Option<$name> {
+                $name::ALL.iter().copied().find(|state| state.as_str() == text)
+            }
+        }
+    };
 }
 
-/// `paymentStatus` of an order.
-pub mod payment_status {
-    /// Not charged.
-    pub const PENDING: &str = "PENDING";
-    /// A call is under way.
-    pub const PROCESSING: &str = "PROCESSING";
-    /// Charged.
-    pub const PAID: &str = "PAID";
-    /// Refused by the payments API for good.
-    pub const DECLINED: &str = "DECLINED";
-    /// Nobody knows whether it was charged.
-    pub const UNKNOWN: &str = "UNKNOWN";
-    /// Given up; among the dead letters.
-    pub const FAILED: &str = "FAILED";
+states! {
+    /// `inventoryStatus` of an order: what of the stock is its.
+    InventoryStatus {
+        /// Placed, nothing promised yet: the decision on its stock is to come.
+        Unreserved = "UNRESERVED",
+        /// It waits for stock, in the queue of each sku it is short of.
+        Backordered = "BACKORDERED",
+        /// Stock is promised to it, for all its lines.
+        Reserved = "RESERVED",
+        /// Its stock left with it.
+        Shipped = "SHIPPED",
+    }
 }
 
-/// `fulfillmentStatus` of an order.
-pub mod fulfillment_status {
-    /// Nothing to pick yet.
-    pub const UNFULFILLED: &str = "UNFULFILLED";
-    /// Reserved and paid: it can be picked.
-    pub const READY: &str = "READY";
-    /// It left the warehouse.
-    pub const SHIPPED: &str = "SHIPPED";
+states! {
+    /// `paymentStatus` of an order: what of its money is ours.
+    PaymentStatus {
+        /// Not charged; also after a deferral, which uses no attempt.
+        Pending = "PENDING",
+        /// A call is under way. Found at recovery, it is UNKNOWN.
+        Processing = "PROCESSING",
+        /// Nobody knows whether it was charged; always looked up by its key first.
+        Unknown = "UNKNOWN",
+        /// Charged.
+        Paid = "PAID",
+        /// Refused by the payments API for good; its stock is kept.
+        Declined = "DECLINED",
+        /// Given up, in the DLQ; its stock is kept until a person redrives it.
+        Failed = "FAILED",
+    }
+}
+
+states! {
+    /// `fulfillmentStatus` of an order: what the warehouse has to do with it.
+    FulfillmentStatus {
+        /// Nothing to pick yet.
+        Unfulfilled = "UNFULFILLED",
+        /// Reserved and paid, and handed over: it can be picked.
+        Ready = "READY",
+        /// It left the warehouse.
+        Shipped = "SHIPPED",
+    }
+}
+
+states! {
+    /// `status` of an order: derived from the three that move on their own by
+    /// [`States::status`], written with every update of them.
+    OrderStatus {
+        /// None of the others: its stock or its payment is on its way.
+        Pending = "PENDING",
+        /// It waits for stock.
+        Backordered = "BACKORDERED",
+        /// Its payment is DECLINED or FAILED: it waits for a person.
+        OnHold = "ON_HOLD",
+        /// RESERVED and PAID.
+        Ready = "READY",
+        /// It left the warehouse; the order is closed.
+        Shipped = "SHIPPED",
+    }
 }
 
 /// A sku: product and model, each `[A-Z0-9._-]{1,64}`.
@@ -116,56 +165,76 @@ impl std::fmt::Display for Sku<'_> {
 
 /// An order's three states that move on their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct States<'a> {
-    /// See [`inventory_status`].
-    pub inventory: &'a str,
-    /// See [`payment_status`].
-    pub payment: &'a str,
-    /// See [`fulfillment_status`].
-    pub fulfillment: &'a str,
+pub struct States {
+    /// See [`InventoryStatus`].
+    pub inventory: InventoryStatus,
+    /// See [`PaymentStatus`].
+    pub payment: PaymentStatus,
+    /// See [`FulfillmentStatus`].
+    pub fulfillment: FulfillmentStatus,
 }
 
-impl<'a> States<'a> {
-    /// The states of a stored order.
-    pub fn of(order: &'a Doc) -> States<'a> {
-        let state = |name| order.str(name).unwrap_or("");
-        States {
-            inventory: state("inventoryStatus"),
-            payment: state("paymentStatus"),
-            fulfillment: state("fulfillmentStatus"),
-        }
+impl States {
+    /// The states of a stored order; `None` of what is none.
+    pub fn of(order: &Doc) -> Option<States> {
+        Some(States {
+            inventory: InventoryStatus::parse(order.str("inventoryStatus")?)?,
+            payment: PaymentStatus::parse(order.str("paymentStatus")?)?,
+            fulfillment: FulfillmentStatus::parse(order.str("fulfillmentStatus")?)?,
+        })
     }
 
     /// The order's `status`: the first that holds.
-    pub fn status(&self) -> &'static str {
-        if self.fulfillment == fulfillment_status::SHIPPED {
-            "SHIPPED"
-        } else if [payment_status::DECLINED, payment_status::FAILED].contains(&self.payment) {
-            "ON_HOLD"
-        } else if self.inventory == inventory_status::RESERVED
-            && self.payment == payment_status::PAID
+    pub fn status(&self) -> OrderStatus {
+        if self.fulfillment == FulfillmentStatus::Shipped {
+            OrderStatus::Shipped
+        } else if matches!(self.payment, PaymentStatus::Declined | PaymentStatus::Failed) {
+            OrderStatus::OnHold
+        } else if self.inventory == InventoryStatus::Reserved && self.payment == PaymentStatus::Paid
         {
-            "READY"
-        } else if self.inventory == inventory_status::BACKORDERED {
-            "BACKORDERED"
+            OrderStatus::Ready
+        } else if self.inventory == InventoryStatus::Backordered {
+            OrderStatus::Backordered
         } else {
-            "PENDING"
+            OrderStatus::Pending
         }
     }
 }
 
+/// A move of one of an order's three states; where it goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Move {
+    /// Of its `inventoryStatus`.
+    Inventory(InventoryStatus),
+    /// Of its `paymentStatus`.
+    Payment(PaymentStatus),
+    /// Of its `fulfillmentStatus`.
+    Fulfillment(FulfillmentStatus),
+}
+
 /// Updates of an order that move one of its states, its derived status and its time with it.
-pub fn moved(order: &Doc, attribute: &'static str, to: &'static str, now_ms: u64) -> Vec<Update> {
-    let mut states = States::of(order);
-    match attribute {
-        "inventoryStatus" => states.inventory = to,
-        "paymentStatus" => states.payment = to,
-        "fulfillmentStatus" => states.fulfillment = to,
-        other => unreachable!("an order has three states, {other} is none of them"),
-    }
+///
+/// # Panics
+/// When the item is no order.
+pub fn moved(order: &Doc, to: Move, now_ms: u64) -> Vec<Update> {
+    let mut states = States::of(order).expect("a stored order has its three states");
+    let (attribute, text) = match to {
+        Move::Inventory(status) => {
+            states.inventory = status;
+            ("inventoryStatus", status.as_str())
+        }
+        Move::Payment(status) => {
+            states.payment = status;
+            ("paymentStatus", status.as_str())
+        }
+        Move::Fulfillment(status) => {
+            states.fulfillment = status;
+            ("fulfillmentStatus", status.as_str())
+        }
+    };
     vec![
-        Update::SetConst(attribute, to),
-        Update::SetConst("status", states.status()),
+        Update::SetConst(attribute, text),
+        Update::SetConst("status", states.status().as_str()),
         Update::SetInt("updatedAt", stamp(now_ms)),
     ]
 }
@@ -223,8 +292,14 @@ mod tests {
 
     #[test]
     fn status_is_the_first_that_holds() {
-        let status =
-            |inventory, payment, fulfillment| States { inventory, payment, fulfillment }.status();
+        let status = |inventory, payment, fulfillment| {
+            let states = [
+                ("inventoryStatus", Field::Str(inventory)),
+                ("paymentStatus", Field::Str(payment)),
+                ("fulfillmentStatus", Field::Str(fulfillment)),
+            ];
+            States::of(&Doc::object(&states)).expect("three states").status().as_str()
+        };
         assert_eq!(status("UNRESERVED", "PENDING", "UNFULFILLED"), "PENDING");
         assert_eq!(status("RESERVED", "PROCESSING", "UNFULFILLED"), "PENDING");
         assert_eq!(status("BACKORDERED", "PENDING", "UNFULFILLED"), "BACKORDERED");
@@ -233,6 +308,25 @@ mod tests {
         assert_eq!(status("BACKORDERED", "FAILED", "UNFULFILLED"), "ON_HOLD");
         assert_eq!(status("RESERVED", "DECLINED", "UNFULFILLED"), "ON_HOLD");
         assert_eq!(status("SHIPPED", "PAID", "SHIPPED"), "SHIPPED");
+    }
+
+    #[test]
+    fn each_state_is_stored_by_a_text_of_its_own_and_read_back() {
+        let inventory = ["UNRESERVED", "BACKORDERED", "RESERVED", "SHIPPED"];
+        let read = |text| InventoryStatus::parse(text).map(InventoryStatus::as_str);
+        assert_eq!(inventory.map(read), inventory.map(Some));
+        let payment = ["PENDING", "PROCESSING", "UNKNOWN", "PAID", "DECLINED", "FAILED"];
+        let read = |text| PaymentStatus::parse(text).map(PaymentStatus::as_str);
+        assert_eq!(payment.map(read), payment.map(Some));
+        let fulfillment = ["UNFULFILLED", "READY", "SHIPPED"];
+        let read = |text| FulfillmentStatus::parse(text).map(FulfillmentStatus::as_str);
+        assert_eq!(fulfillment.map(read), fulfillment.map(Some));
+        let status = ["PENDING", "BACKORDERED", "ON_HOLD", "READY", "SHIPPED"];
+        let read = |text| OrderStatus::parse(text).map(OrderStatus::as_str);
+        assert_eq!(status.map(read), status.map(Some));
+        for wrong in ["", "ready", "READY ", "RED"] {
+            assert_eq!(OrderStatus::parse(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

@@ -142,18 +142,34 @@ pub enum SandboxError {
     },
 }
 
-/// A payments API with its ledger open and its port bound, ready to run.
-pub struct Sandbox {
+/// A port that is ours; callers wait in its backlog until [`Sandbox::run`]. No file is touched.
+pub struct Port {
     listener: TcpListener,
     address: SocketAddr,
+}
+
+impl Port {
+    /// Binds it; port 0 takes a free one.
+    ///
+    /// # Errors
+    /// When the address cannot be had.
+    pub async fn bind(listen: SocketAddr) -> Result<Port, SandboxError> {
+        let refused = |cause| listen_refused(listen, cause);
+        let listener = TcpListener::bind(listen).await.map_err(refused)?;
+        let address = listener.local_addr().map_err(refused)?;
+        Ok(Port { listener, address })
+    }
+}
+
+/// A payments API with its port bound and its ledger open, ready to run.
+pub struct Sandbox {
+    port: Port,
     api: Arc<PaymentsApi>,
     writer: thread::JoinHandle<()>,
 }
 
 impl Sandbox {
-    /// Opens the ledger and binds the port; callers wait in the backlog until `run`.
-    ///
-    /// The ledger is read on the calling thread: it happens once, before anybody waits.
+    /// Binds the port and opens the ledger, in this order.
     ///
     /// # Errors
     /// When the address or the ledger cannot be had; see [`SandboxError`].
@@ -161,37 +177,44 @@ impl Sandbox {
         listen: SocketAddr,
         options: SandboxOptions,
     ) -> Result<Sandbox, SandboxError> {
+        Sandbox::open(Port::bind(listen).await?, options)
+    }
+
+    /// Opens the ledger of a sandbox whose port is bound.
+    ///
+    /// The ledger is read on the calling thread: it happens once, before anybody is answered.
+    ///
+    /// # Errors
+    /// When the ledger cannot be had; see [`SandboxError`].
+    pub fn open(port: Port, options: SandboxOptions) -> Result<Sandbox, SandboxError> {
         let (file, state) = open_ledger(&options)?;
-        let refused = |cause| listen_refused(listen, cause);
-        let listener = TcpListener::bind(listen).await.map_err(refused)?;
-        let address = listener.local_addr().map_err(refused)?;
         let state = Arc::new(Mutex::new(state));
         let (ledger, writer) = Ledger::start(file, Arc::clone(&state))
             .map_err(|cause| SandboxError::Writer { cause })?;
         let api = Arc::new(PaymentsApi::new(options, state, ledger));
-        Ok(Sandbox { listener, address, api, writer })
+        Ok(Sandbox { port, api, writer })
     }
 
     /// The address bound, with the port the system chose when port 0 was asked for.
     pub fn local_addr(&self) -> SocketAddr {
-        self.address
+        self.port.address
     }
 
     /// Serves until `shutdown`; then answers what is under way, and syncs and closes the ledger.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send + 'static) {
-        let Sandbox { listener, api, writer, .. } = self;
+        let Sandbox { port, api, writer } = self;
         // Never sent to: connections learn from its drop that the sandbox stops.
         let (running, stopped) = watch::channel(());
         let mut shutdown = pin!(shutdown);
         loop {
             tokio::select! {
                 () = shutdown.as_mut() => break,
-                (stream, slot) = api.accept(&listener) => {
+                (stream, slot) = api.accept(&port.listener) => {
                     tokio::spawn(serve(Arc::clone(&api), stream, slot, stopped.clone()));
                 }
             }
         }
-        drop(listener);
+        drop(port);
         drop(running);
         api.finish().await;
         close(&api.ledger, writer).await;

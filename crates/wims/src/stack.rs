@@ -14,7 +14,7 @@ use crate::constructs::orders_api::{OrdersApi, OrdersApiProps};
 use crate::constructs::orders_processor::{OrdersProcessor, OrdersProcessorProps};
 use crate::constructs::payments_api::{PaymentsApi, PaymentsPace};
 use crate::constructs::payments_queue::{PaymentsQueue, PaymentsQueueProps};
-use crate::domain::{BACKORDER, CUSTOMER, INVENTORY, TABLE};
+use crate::domain::{BACKORDER, CUSTOMER, INVENTORY, OrderStatus, TABLE};
 
 /// What differs between two installations.
 #[derive(Clone, Debug)]
@@ -77,6 +77,7 @@ fn wims_table(stack: &mut Stack) -> TableRef {
         prefix: prefix.into(),
         unique,
     };
+    let shipped = Condition::is("status", OrderStatus::Shipped.as_str());
     stack.tables.push(Table {
         name: name.clone(),
         unstreamed: vec![BACKORDER.into()],
@@ -86,7 +87,7 @@ fn wims_table(stack: &mut Stack) -> TableRef {
             index("customerId", CUSTOMER, false),
             index("catalog", INVENTORY, false),
         ],
-        closed: vec![Closed { prefix: CUSTOMER.into(), when: Condition::is("status", "SHIPPED") }],
+        closed: vec![Closed { prefix: CUSTOMER.into(), when: shipped }],
     });
     name
 }

@@ -252,6 +252,7 @@ fn payments_sandbox(args: PaymentsSandboxArgs) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
+    use clap::error::ErrorKind;
 
     use super::*;
 
@@ -328,6 +329,21 @@ mod tests {
                 let parsed = Cli::try_parse_from(words(example));
                 assert!(parsed.is_ok(), "{example}: {:?}", parsed.err());
             }
+        }
+    }
+
+    #[test]
+    fn every_flag_of_the_sandbox_contradicts_a_payments_api() {
+        let flags = flags(&Cli::command());
+        let of_sandbox = |flag: &&[String; 3]| flag[0] == "serve" && flag[1].starts_with("sandbox");
+        let names: Vec<&str> = flags.iter().filter(of_sandbox).map(|flag| &*flag[1]).collect();
+        assert!(names.contains(&"sandbox-rate"), "{names:?}");
+        for name in names {
+            let value = if name == "sandbox-listen" { "127.0.0.1:0" } else { "1" };
+            let given = format!("--{name}={value}");
+            let beside = ["wims", "serve", "--payments-url=http://127.0.0.1:9", given.as_str()];
+            let refused = Cli::try_parse_from(beside).err().map(|error| error.kind());
+            assert_eq!(refused, Some(ErrorKind::ArgumentConflict), "{name}");
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Promise: the first line of standard output is the URL, printed once orders are taken. SIGTERM
 //! stops accepting, finishes requests and calls under way, syncs and exits with 0. A setting that
-//! cannot work is refused before anything is touched.
+//! cannot work, or a port in use, is refused before anything is touched.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -38,7 +38,7 @@ use crate::constructs::payments_api::{PAYMENTS_API, PaymentsPace};
 use crate::domain::{DEFAULT_SKU, TABLE};
 use crate::fns;
 use crate::http::{App, server};
-use crate::sandbox::{Sandbox, SandboxOptions};
+use crate::sandbox::{Port, Sandbox, SandboxOptions};
 use crate::stack::{Settings, wims_stack};
 
 /// Threads that serve HTTP; the engine has none of its own and takes its turns on these.
@@ -64,9 +64,13 @@ pub struct ServeArgs {
     /// Where everything is kept; created if absent
     #[arg(long, env = "WIMS_DATA_DIR", default_value = "./wims-data")]
     data_dir: PathBuf,
-    /// The payments API, http or https; without it the sandbox is started.
-    /// WIMS_PAYMENTS_AUTHORIZATION is sent as its Authorization header
-    #[arg(long, env = "WIMS_PAYMENTS_URL", value_parser = api_url)]
+    /// The payments API, http or https; without it the sandbox is started, so it goes with no
+    /// --sandbox-... flag. WIMS_PAYMENTS_AUTHORIZATION is sent as its Authorization header
+    #[arg(long, env = "WIMS_PAYMENTS_URL", value_parser = api_url, conflicts_with_all = [
+        "sandbox_listen", "sandbox_rate", "sandbox_burst", "sandbox_decline_percent",
+        "sandbox_error_percent", "sandbox_delay_ms", "sandbox_drop_after_charge_every",
+        "sandbox_late_charge_ms",
+    ])]
     payments_url: Option<String>,
     /// PEM file of root certificates, trusted for the payments API besides the built-in ones
     #[arg(long, env = "WIMS_PAYMENTS_CA", value_name = "FILE", requires = "payments_url")]
@@ -232,12 +236,13 @@ async fn serve(args: ServeArgs, listener: TcpListener) -> Result<(), Failure> {
     let stack = declared(&args)?;
     let mut caller = caller(&args, &stack)?;
     let mailer = mailer(&args)?;
+    let sandbox_port = sandbox_port(&args).await?;
     let (stop, stopped) = watch::channel(None);
     let data_dir =
         DataDir::open(&args.data_dir).map_err(|error| Failure::new(EXIT_DATA_DIR, error))?;
     // The sandbox stops last: calls under way are finished first.
     let (stop_sandbox, sandbox_stopped) = watch::channel(false);
-    let sandbox = start_sandbox(&args, &data_dir, sandbox_stopped).await?;
+    let sandbox = start_sandbox(&args.sandbox, sandbox_port, &data_dir, sandbox_stopped)?;
     if let Some(sandbox) = &sandbox {
         caller.locate(PAYMENTS_API, sandbox.url.clone());
     }
@@ -359,16 +364,23 @@ struct RunningSandbox {
     task: tokio::task::JoinHandle<()>,
 }
 
-/// Starts the sandbox, unless there is a payments API.
-async fn start_sandbox(
-    args: &ServeArgs,
-    data_dir: &DataDir,
-    mut stopped: watch::Receiver<bool>,
-) -> Result<Option<RunningSandbox>, Failure> {
+/// The sandbox's port, unless there is a payments API.
+async fn sandbox_port(args: &ServeArgs) -> Result<Option<Port>, Failure> {
     if args.payments_url.is_some() {
         return Ok(None);
     }
-    let bad_days = &args.sandbox;
+    let port = Port::bind(args.sandbox.sandbox_listen).await;
+    port.map(Some).map_err(|error| sandbox_failure(&error, "--sandbox-listen"))
+}
+
+/// Starts the sandbox, if there is a port for it.
+fn start_sandbox(
+    bad_days: &SandboxArgs,
+    port: Option<Port>,
+    data_dir: &DataDir,
+    mut stopped: watch::Receiver<bool>,
+) -> Result<Option<RunningSandbox>, Failure> {
+    let Some(port) = port else { return Ok(None) };
     let options = SandboxOptions {
         rate_per_second: bad_days.sandbox_rate,
         burst: bad_days.sandbox_burst,
@@ -379,8 +391,7 @@ async fn start_sandbox(
         drop_after_charge_every: bad_days.sandbox_drop_after_charge_every,
         late_charge_ms: bad_days.sandbox_late_charge_ms,
     };
-    let sandbox = Sandbox::bind(bad_days.sandbox_listen, options)
-        .await
+    let sandbox = Sandbox::open(port, options)
         .map_err(|error| sandbox_failure(&error, "--sandbox-listen"))?;
     let url = format!("http://{}", sandbox.local_addr());
     let task = tokio::spawn(sandbox.run(async move {

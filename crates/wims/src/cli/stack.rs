@@ -1,4 +1,8 @@
 //! `wims graph` and `wims check`: the stack drawn and judged without running it.
+//!
+//! Promise: it is the stack `serve` would run, built in or a declaration, and all that is wrong
+//! with it is told at once, the worst first; `serve` refuses it in the same words. It deliberately
+//! touches nothing but the file of the declaration, and asks no server.
 
 use std::path::{Path, PathBuf};
 

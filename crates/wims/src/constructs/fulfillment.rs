@@ -12,7 +12,7 @@ use wims_stack::{
 };
 
 use crate::domain::{
-    CDC_EVENT, CUSTOMER, PROJECT_SOURCE, fulfillment_status, inventory_status, payment_status,
+    CDC_EVENT, CUSTOMER, FulfillmentStatus, InventoryStatus, PROJECT_SOURCE, PaymentStatus,
 };
 use crate::fns::function;
 
@@ -47,9 +47,9 @@ impl Fulfillment {
                     "eventType": ["UPDATE"],
                     "pk": [{"prefix": CUSTOMER}],
                     "NewImage": {
-                        "inventoryStatus": [inventory_status::RESERVED],
-                        "paymentStatus": [payment_status::PAID],
-                        "fulfillmentStatus": [fulfillment_status::UNFULFILLED]
+                        "inventoryStatus": [InventoryStatus::Reserved.as_str()],
+                        "paymentStatus": [PaymentStatus::Paid.as_str()],
+                        "fulfillmentStatus": [FulfillmentStatus::Unfulfilled.as_str()]
                     }
                 }}
             })),
@@ -69,14 +69,14 @@ fn states(table: TableRef) -> Vec<State> {
         pk: Template::path("$.detail.data.pk"),
         sk: Template::path("$.detail.data.sk"),
         guard: Condition::All(vec![
-            Condition::is("inventoryStatus", inventory_status::RESERVED),
-            Condition::is("paymentStatus", payment_status::PAID),
-            Condition::is("fulfillmentStatus", fulfillment_status::UNFULFILLED),
+            Condition::is("inventoryStatus", InventoryStatus::Reserved.as_str()),
+            Condition::is("paymentStatus", PaymentStatus::Paid.as_str()),
+            Condition::is("fulfillmentStatus", FulfillmentStatus::Unfulfilled.as_str()),
         ]),
         function: function("mark-ready"),
         becomes: Becomes {
             attribute: "fulfillmentStatus".into(),
-            values: vec![Doc::text(fulfillment_status::READY)],
+            values: vec![Doc::text(FulfillmentStatus::Ready.as_str())],
         },
     });
     let retry = Retry {

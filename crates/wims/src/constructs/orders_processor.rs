@@ -12,7 +12,7 @@ use wims_stack::{
     Workflow, WorkflowRef,
 };
 
-use crate::domain::{CDC_EVENT, CUSTOMER, PROJECT_SOURCE, inventory_status};
+use crate::domain::{CDC_EVENT, CUSTOMER, InventoryStatus, PROJECT_SOURCE};
 use crate::fns::function;
 
 /// What it needs.
@@ -58,16 +58,16 @@ impl OrdersProcessor {
 }
 
 fn reserve_stock(table: TableRef) -> Machine {
-    let becomes = [inventory_status::RESERVED, inventory_status::BACKORDERED];
+    let becomes = [InventoryStatus::Reserved, InventoryStatus::Backordered];
     let task = Task::Transact(Transact {
         table,
         pk: Template::path("$.detail.data.pk"),
         sk: Template::path("$.detail.data.sk"),
-        guard: Condition::is("inventoryStatus", inventory_status::UNRESERVED),
+        guard: Condition::is("inventoryStatus", InventoryStatus::Unreserved.as_str()),
         function: function("reserve-stock"),
         becomes: Becomes {
             attribute: "inventoryStatus".into(),
-            values: becomes.iter().map(|status| Doc::text(status)).collect(),
+            values: becomes.iter().map(|status| Doc::text(status.as_str())).collect(),
         },
     });
     branch("ReserveStock", task)

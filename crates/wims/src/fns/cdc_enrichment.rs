@@ -8,8 +8,8 @@ use wims_runtime::functions::{PutEvent, StreamRecord};
 use wims_stack::{Doc, Field, Tree, View};
 
 use crate::domain::{
-    BUSINESS_SOURCE, CDC_EVENT, CUSTOMER, INVENTORY, PROJECT_SOURCE, flat_item, flat_order,
-    fulfillment_status, inventory_status, payment_status,
+    BUSINESS_SOURCE, CDC_EVENT, CUSTOMER, FulfillmentStatus, INVENTORY, InventoryStatus,
+    PROJECT_SOURCE, PaymentStatus, flat_item, flat_order,
 };
 
 /// Business events this function can publish.
@@ -91,33 +91,47 @@ fn order_events(old: Option<&Doc>, new: &Doc, publish: &mut impl FnMut(&'static 
         (was.map(View::bytes) != Some(is.bytes())).then(|| is.as_str())?
     };
     let outcomes = [
-        became("inventoryStatus").and_then(|status| match status {
-            inventory_status::RESERVED => Some("stock.reserved"),
-            inventory_status::BACKORDERED => Some("order.backordered"),
-            _ => None,
-        }),
-        became("paymentStatus").and_then(|status| match status {
-            payment_status::PAID => Some("payment.succeeded"),
-            payment_status::DECLINED => Some("payment.declined"),
-            // That a person sent a failed payment back is no outcome.
-            payment_status::UNKNOWN if old.is_some_and(has_failed) => None,
-            payment_status::UNKNOWN => Some("payment.unknown"),
-            payment_status::FAILED => Some("payment.deadLettered"),
-            _ => None,
-        }),
-        became("fulfillmentStatus").and_then(|status| match status {
-            fulfillment_status::READY => Some("order.ready"),
-            fulfillment_status::SHIPPED => Some("order.shipped"),
-            _ => None,
-        }),
+        became("inventoryStatus").and_then(InventoryStatus::parse).and_then(stock_outcome),
+        became("paymentStatus")
+            .and_then(PaymentStatus::parse)
+            .and_then(|status| payment_outcome(old, status)),
+        became("fulfillmentStatus").and_then(FulfillmentStatus::parse).and_then(order_outcome),
     ];
     for event in outcomes.into_iter().flatten() {
         publish(event, flat_order(new));
     }
 }
 
+fn stock_outcome(status: InventoryStatus) -> Option<&'static str> {
+    match status {
+        InventoryStatus::Reserved => Some("stock.reserved"),
+        InventoryStatus::Backordered => Some("order.backordered"),
+        InventoryStatus::Unreserved | InventoryStatus::Shipped => None,
+    }
+}
+
+fn payment_outcome(old: Option<&Doc>, status: PaymentStatus) -> Option<&'static str> {
+    match status {
+        PaymentStatus::Paid => Some("payment.succeeded"),
+        PaymentStatus::Declined => Some("payment.declined"),
+        // That a person sent a failed payment back is no outcome.
+        PaymentStatus::Unknown if old.is_some_and(has_failed) => None,
+        PaymentStatus::Unknown => Some("payment.unknown"),
+        PaymentStatus::Failed => Some("payment.deadLettered"),
+        PaymentStatus::Pending | PaymentStatus::Processing => None,
+    }
+}
+
+fn order_outcome(status: FulfillmentStatus) -> Option<&'static str> {
+    match status {
+        FulfillmentStatus::Ready => Some("order.ready"),
+        FulfillmentStatus::Shipped => Some("order.shipped"),
+        FulfillmentStatus::Unfulfilled => None,
+    }
+}
+
 fn has_failed(order: &Doc) -> bool {
-    order.str("paymentStatus") == Some(payment_status::FAILED)
+    order.str("paymentStatus") == Some(PaymentStatus::Failed.as_str())
 }
 
 fn stock_events(old: Option<&Doc>, new: &Doc, publish: &mut impl FnMut(&'static str, Doc)) {

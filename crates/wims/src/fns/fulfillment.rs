@@ -1,17 +1,18 @@
 //! `mark-ready`: an order that is reserved and paid can be picked.
+//!
+//! Article section "Fulfillment operations". Promise: it moves the order's `fulfillmentStatus` and
+//! nothing else; that the order is reserved and paid is the guard of the task that calls it. It
+//! deliberately ships nothing and moves no stock: a person ships, and `ship-order` writes that.
 
 use wims_runtime::functions::{TaskError, TaskInput};
-use wims_stack::{Action, Write};
+use wims_stack::Write;
 
-use crate::domain::{fulfillment_status, moved};
+use super::update;
+use crate::domain::{FulfillmentStatus, Move, moved};
 
 /// Marks the order READY.
 pub fn mark_ready(input: &TaskInput<'_>) -> Result<Vec<Write>, TaskError> {
-    let updates = moved(input.item, "fulfillmentStatus", fulfillment_status::READY, input.now_ms);
-    Ok(vec![Write {
-        pk: input.item.str("pk").unwrap_or("").into(),
-        sk: input.item.str("sk").unwrap_or("").into(),
-        condition: None,
-        action: Action::Update(updates),
-    }])
+    let to = Move::Fulfillment(FulfillmentStatus::Ready);
+    let updates = moved(input.item, to, input.now_ms);
+    Ok(vec![update(input.item, None, updates)])
 }

@@ -6,9 +6,11 @@
 use wims_runtime::functions::{Refusal, RefusalKind, RouteInput, Routed, TaskError, TaskInput};
 use wims_stack::{Action, Condition, Doc, Field, Update, Write};
 
+use super::update;
 use crate::domain::{
-    BACKORDER, DEFAULT_CURRENCY, DEFAULT_QUANTITY, DEFAULT_SKU, DEFAULT_UNIT_PRICE, Line,
-    ORDER_QUANTITY_MAX, REORDER_POINT, STOCK_MAX, Sku, flat_item, inventory_status, lines, moved,
+    BACKORDER, DEFAULT_CURRENCY, DEFAULT_QUANTITY, DEFAULT_SKU, DEFAULT_UNIT_PRICE,
+    InventoryStatus, Line, Move, ORDER_QUANTITY_MAX, REORDER_POINT, STOCK_MAX, Sku, flat_item,
+    lines, moved,
 };
 
 /// `ReserveStock`: all lines or none. Short stock is no failure: the order is BACKORDERED and
@@ -21,22 +23,17 @@ pub fn reserve_stock(input: &TaskInput<'_>) -> Result<Vec<Write>, TaskError> {
     };
     let short: Vec<_> = lines.iter().filter(|line| is_short(line)).copied().collect();
     if short.is_empty() {
-        let mut writes = vec![mark(input, inventory_status::RESERVED)];
+        let mut writes = vec![mark(input, InventoryStatus::Reserved)];
         writes.extend(lines.iter().map(|line| reserve_line(input, line)));
         return Ok(writes);
     }
-    let mut writes = vec![mark(input, inventory_status::BACKORDERED)];
+    let mut writes = vec![mark(input, InventoryStatus::Backordered)];
     writes.extend(short.iter().flat_map(|line| wait_for(input, line)));
     Ok(writes)
 }
 
-fn mark(input: &TaskInput<'_>, status: &'static str) -> Write {
-    Write {
-        pk: input.item.str("pk").unwrap_or("").into(),
-        sk: input.item.str("sk").unwrap_or("").into(),
-        condition: None,
-        action: Action::Update(moved(input.item, "inventoryStatus", status, input.now_ms)),
-    }
+fn mark(input: &TaskInput<'_>, status: InventoryStatus) -> Write {
+    update(input.item, None, moved(input.item, Move::Inventory(status), input.now_ms))
 }
 
 /// The article's `conditionExpression '#quantity >= :quantity'` and its update.
@@ -88,12 +85,7 @@ pub fn receive_stock(input: &RouteInput<'_>) -> Result<Routed, Refusal> {
     }
     let updates = vec![Update::Add("quantity", quantity.into())];
     let after = Update::apply_all(&updates, item).expect("a stock item has a quantity");
-    let write = Write {
-        pk: sku.pk(),
-        sk: sku.sk(),
-        condition: Some(Condition::Exists),
-        action: Action::Update(updates),
-    };
+    let write = update(item, Some(Condition::Exists), updates);
     Ok(Routed { writes: vec![write], reply: flat_item(&after) })
 }
 

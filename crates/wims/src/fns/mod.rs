@@ -13,8 +13,8 @@ pub mod orders;
 pub mod payments;
 
 use wims_runtime::{Function, Functions};
-use wims_stack::FunctionRef;
 use wims_stack::check::FunctionKind;
+use wims_stack::{Action, Condition, Doc, FunctionRef, Update, Write};
 
 /// All functions, by the names constructs refer to.
 const ALL: [(&str, Function); 12] = [
@@ -48,6 +48,16 @@ pub fn kinds() -> Vec<(FunctionKind, String)> {
         Function::Mail(_) => FunctionKind::Mail,
     };
     ALL.iter().map(|(name, function)| (kind(function), (*name).to_owned())).collect()
+}
+
+/// The write that updates an item under its own keys, if a condition still holds of it.
+fn update(item: &Doc, condition: Option<Condition>, updates: Vec<Update>) -> Write {
+    Write {
+        pk: item.str("pk").unwrap_or("").into(),
+        sk: item.str("sk").unwrap_or("").into(),
+        condition,
+        action: Action::Update(updates),
+    }
 }
 
 /// A reference to one of them.

@@ -8,9 +8,10 @@ use uuid::Uuid;
 use wims_runtime::functions::{Refusal, RefusalKind, RouteInput, Routed};
 use wims_stack::{Action, Condition, Doc, Field, Update, Write};
 
+use super::update;
 use crate::domain::{
-    CUSTOMER, DEFAULT_SKU, ORDER_QUANTITY_MAX, fulfillment_status, inventory_status, lines, moved,
-    payment_status, stamp,
+    CUSTOMER, DEFAULT_SKU, FulfillmentStatus, InventoryStatus, Move, ORDER_QUANTITY_MAX,
+    OrderStatus, PaymentStatus, lines, moved, stamp,
 };
 
 /// `POST /orders`: arguments `{customerId, quantity}`.
@@ -39,7 +40,7 @@ pub fn create_order(input: &RouteInput<'_>) -> Result<Routed, Refusal> {
     let reply = Doc::object(&[
         ("message", Field::Str("Order created!")),
         ("orderId", Field::Str(&order_id)),
-        ("status", Field::Str("PENDING")),
+        ("status", Field::Str(OrderStatus::Pending.as_str())),
     ]);
     Ok(Routed { writes: vec![put], reply })
 }
@@ -56,15 +57,15 @@ fn new_order(input: &RouteInput<'_>, order_id: &str, item: &Doc, quantity: i64) 
         ("amount", Field::Int(amount)),
         ("currency", Field::Str(item.str("currency").unwrap_or(""))),
         ("customerId", Field::Str(customer_id)),
-        ("fulfillmentStatus", Field::Str(fulfillment_status::UNFULFILLED)),
-        ("inventoryStatus", Field::Str(inventory_status::UNRESERVED)),
+        ("fulfillmentStatus", Field::Str(FulfillmentStatus::Unfulfilled.as_str())),
+        ("inventoryStatus", Field::Str(InventoryStatus::Unreserved.as_str())),
         ("lines", Field::View(line.view())),
         ("orderId", Field::Str(order_id)),
-        ("paymentStatus", Field::Str(payment_status::PENDING)),
+        ("paymentStatus", Field::Str(PaymentStatus::Pending.as_str())),
         ("pk", Field::Str(&[CUSTOMER, customer_id].concat())),
         ("quantity", Field::Int(quantity)),
         ("sk", Field::Str(&format!("TIMESTAMP#{now}#{order_id}"))),
-        ("status", Field::Str("PENDING")),
+        ("status", Field::Str(OrderStatus::Pending.as_str())),
         ("timestamp", Field::Int(now)),
         ("updatedAt", Field::Int(now)),
     ])
@@ -77,20 +78,18 @@ pub fn ship_order(input: &RouteInput<'_>) -> Result<Routed, Refusal> {
         kind: RefusalKind::NotFound,
         detail: format!("there is no order {order_id}"),
     })?;
-    let fulfillment = order.str("fulfillmentStatus").unwrap_or("");
-    if fulfillment == fulfillment_status::SHIPPED {
-        return Ok(Routed { writes: Vec::new(), reply: order.clone() });
-    }
-    if fulfillment != fulfillment_status::READY {
-        return Err(not_ready(order_id, order.str("status").unwrap_or("")));
+    match order.str("fulfillmentStatus").and_then(FulfillmentStatus::parse) {
+        Some(FulfillmentStatus::Shipped) => {
+            return Ok(Routed { writes: Vec::new(), reply: order.clone() });
+        }
+        Some(FulfillmentStatus::Ready) => {}
+        Some(FulfillmentStatus::Unfulfilled) | None => {
+            return Err(not_ready(order_id, order.str("status").unwrap_or("")));
+        }
     }
     let (updates, shipped) = shipped(order, input.now_ms);
-    let mut writes = vec![Write {
-        pk: order.str("pk").unwrap_or("").into(),
-        sk: order.str("sk").unwrap_or("").into(),
-        condition: Some(Condition::is("fulfillmentStatus", fulfillment_status::READY)),
-        action: Action::Update(updates),
-    }];
+    let guard = Condition::is("fulfillmentStatus", FulfillmentStatus::Ready.as_str());
+    let mut writes = vec![update(order, Some(guard), updates)];
     writes.extend(lines(order).iter().map(|line| Write {
         pk: line.sku.pk(),
         sk: line.sku.sk(),
@@ -103,19 +102,20 @@ pub fn ship_order(input: &RouteInput<'_>) -> Result<Routed, Refusal> {
 /// Why an order that is not READY for fulfillment is not shipped. Its `status` is READY already
 /// when it is reserved and paid, a moment before `MarkReady` hands it over.
 fn not_ready(order_id: &str, status: &str) -> Refusal {
-    let detail = match status {
-        "READY" => format!(
+    let detail = if status == OrderStatus::Ready.as_str() {
+        format!(
             "order {order_id} is reserved and paid but not handed to fulfillment yet; try again"
-        ),
-        _ => format!("order {order_id} is {status}; only a READY order can be shipped"),
+        )
+    } else {
+        format!("order {order_id} is {status}; only a READY order can be shipped")
     };
     Refusal { kind: RefusalKind::Conflict, detail }
 }
 
 /// Updates that ship an order, and the order after them.
 fn shipped(order: &Doc, now_ms: u64) -> (Vec<Update>, Doc) {
-    let mut updates = vec![Update::set_str("inventoryStatus", inventory_status::SHIPPED)];
-    updates.extend(moved(order, "fulfillmentStatus", fulfillment_status::SHIPPED, now_ms));
+    let mut updates = vec![Update::SetConst("inventoryStatus", InventoryStatus::Shipped.as_str())];
+    updates.extend(moved(order, Move::Fulfillment(FulfillmentStatus::Shipped), now_ms));
     let after = Update::apply_all(&updates, order).expect("the updates only set attributes");
     (updates, after)
 }

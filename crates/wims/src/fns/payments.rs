@@ -5,37 +5,42 @@
 //! pipe's business, not ours.
 
 use wims_runtime::functions::{CallOutcome, Delivery, DeliveryInput};
-use wims_stack::{Action, Condition, Doc, Field, Update, Write};
+use wims_stack::{Condition, Doc, Field, Update, Write};
 
-use crate::domain::{charge_key, inventory_status, moved, payment_status};
+use super::update;
+use crate::domain::{InventoryStatus, Move, PaymentStatus, States, charge_key, moved};
 
 /// A message whose order waits for its stock decision is looked at again after this long.
 const UNRESERVED_WAIT_MS: u64 = 1_000;
+/// A call is under way: only then can one be deferred, or its outcome become unknown.
+const PROCESSING: &str = PaymentStatus::Processing.as_str();
+/// A call is under way, or what became of it is looked up.
+const UNDER_WAY: [&str; 2] = [PROCESSING, PaymentStatus::Unknown.as_str()];
 
 /// Decides what a message `{orderId}` needs; the order says it, not the message.
 pub fn prepare_payment(input: &DeliveryInput<'_>) -> Delivery {
     let Some(order) = find_order(input) else { return Delivery::Drop };
-    let inventory = order.str("inventoryStatus").unwrap_or("");
-    let payment = order.str("paymentStatus").unwrap_or("");
-    match (inventory, payment) {
-        (inventory_status::UNRESERVED, payment_status::PENDING) => {
+    let Some(states) = States::of(order) else { return Delivery::Drop };
+    match (states.inventory, states.payment) {
+        (InventoryStatus::Unreserved, PaymentStatus::Pending) => {
             Delivery::Hide { delay_ms: UNRESERVED_WAIT_MS }
         }
-        (inventory_status::RESERVED, payment_status::PENDING) => Delivery::Call {
+        (InventoryStatus::Reserved, PaymentStatus::Pending) => Delivery::Call {
             writes: vec![processing(input, order)],
             key: charge_key(order),
             body: request(order),
         },
         // PROCESSING: a call is found under way though nobody waits for its answer, for a former
         // life made it. FAILED: it was given up, and a person sent its message back.
-        (_, payment_status::PROCESSING | payment_status::FAILED) => {
-            let writes = vec![unknown(input, order, payment)];
+        (_, PaymentStatus::Processing | PaymentStatus::Failed) => {
+            let writes = vec![unknown(input, order, states.payment)];
             Delivery::LookUp { key: charge_key(order), writes }
         }
-        (_, payment_status::UNKNOWN) => {
+        (_, PaymentStatus::Unknown) => {
             Delivery::LookUp { key: charge_key(order), writes: Vec::new() }
         }
-        _ => Delivery::Drop,
+        (InventoryStatus::Backordered | InventoryStatus::Shipped, PaymentStatus::Pending)
+        | (_, PaymentStatus::Paid | PaymentStatus::Declined) => Delivery::Drop,
     }
 }
 
@@ -45,17 +50,17 @@ fn find_order<'a>(input: &DeliveryInput<'a>) -> Option<&'a Doc> {
 
 fn processing(input: &DeliveryInput<'_>, order: &Doc) -> Write {
     let guard = Condition::All(vec![
-        Condition::is("inventoryStatus", inventory_status::RESERVED),
-        Condition::is("paymentStatus", payment_status::PENDING),
+        Condition::is("inventoryStatus", InventoryStatus::Reserved.as_str()),
+        Condition::is("paymentStatus", PaymentStatus::Pending.as_str()),
     ]);
-    let updates = moved(order, "paymentStatus", payment_status::PROCESSING, input.now_ms);
-    update(order, guard, updates)
+    let to = Move::Payment(PaymentStatus::Processing);
+    update(order, Some(guard), moved(order, to, input.now_ms))
 }
 
 /// Nobody knows what became of its payment: from now on the order waits for a look-up.
-fn unknown(input: &DeliveryInput<'_>, order: &Doc, from: &str) -> Write {
-    let guard = Condition::is("paymentStatus", from);
-    update(order, guard, moved(order, "paymentStatus", payment_status::UNKNOWN, input.now_ms))
+fn unknown(input: &DeliveryInput<'_>, order: &Doc, from: PaymentStatus) -> Write {
+    let guard = Condition::is("paymentStatus", from.as_str());
+    update(order, Some(guard), moved(order, Move::Payment(PaymentStatus::Unknown), input.now_ms))
 }
 
 fn request(order: &Doc) -> Doc {
@@ -73,30 +78,20 @@ fn request(order: &Doc) -> Doc {
 /// Turns an outcome into the order's next payment status.
 pub fn payment_outcome(input: &DeliveryInput<'_>, outcome: &CallOutcome) -> Vec<Write> {
     let Some(order) = find_order(input) else { return Vec::new() };
-    let under_way = [payment_status::PROCESSING, payment_status::UNKNOWN];
     let (from, to, reason): (&[&str], _, Option<&str>) = match outcome {
-        CallOutcome::Succeeded => (&under_way, payment_status::PAID, None),
-        CallOutcome::Declined(reason) => (&under_way, payment_status::DECLINED, Some(reason)),
-        CallOutcome::Deferred => (&under_way[..1], payment_status::PENDING, None),
-        CallOutcome::NotFound => (&under_way, payment_status::PENDING, None),
-        CallOutcome::Unknown(reason) => (&under_way[..1], payment_status::UNKNOWN, Some(reason)),
+        CallOutcome::Succeeded => (&UNDER_WAY, PaymentStatus::Paid, None),
+        CallOutcome::Declined(reason) => (&UNDER_WAY, PaymentStatus::Declined, Some(reason)),
+        CallOutcome::Deferred => (&[PROCESSING], PaymentStatus::Pending, None),
+        CallOutcome::NotFound => (&UNDER_WAY, PaymentStatus::Pending, None),
+        CallOutcome::Unknown(reason) => (&[PROCESSING], PaymentStatus::Unknown, Some(reason)),
         CallOutcome::Refused(reason) | CallOutcome::Exhausted(reason) => {
-            (&under_way, payment_status::FAILED, Some(reason))
+            (&UNDER_WAY, PaymentStatus::Failed, Some(reason))
         }
     };
-    let mut updates = moved(order, "paymentStatus", to, input.now_ms);
+    let mut updates = moved(order, Move::Payment(to), input.now_ms);
     updates.push(match reason {
         Some(reason) => Update::set_str("reason", reason),
         None => Update::Remove("reason"),
     });
-    vec![update(order, Condition::is_one_of("paymentStatus", from), updates)]
-}
-
-fn update(order: &Doc, guard: Condition, updates: Vec<Update>) -> Write {
-    Write {
-        pk: order.str("pk").unwrap_or("").into(),
-        sk: order.str("sk").unwrap_or("").into(),
-        condition: Some(guard),
-        action: Action::Update(updates),
-    }
+    vec![update(order, Some(Condition::is_one_of("paymentStatus", from)), updates)]
 }

@@ -1,4 +1,8 @@
 //! Stock over HTTP: the article's `GET /inventory`, items, receipts.
+//!
+//! Promise: an item reads the same on every route, with the article's fields among its own: what is
+//! available, what is reserved, and what is on hand. It deliberately has no way to set a quantity:
+//! stock comes by receipts and goes with orders, and describing an item leaves it as it is.
 
 use axum::body::Body;
 use axum::extract::State;

@@ -1,4 +1,8 @@
 //! What operators ask: queues, dead letters, leftovers, health, metrics.
+//!
+//! Promise: a look changes nothing: it receives no message, and a dry run moves none. Health is
+//! about the process, readiness about the engine taking orders. It deliberately cannot delete a
+//! message: dead letters are sent back, and only what the stack no longer has is dropped, by name.
 
 use std::fmt::Write;
 

@@ -1,4 +1,9 @@
 //! Orders over HTTP: create, read, list, ship.
+//!
+//! Article section "OrdersApi". Promise: an order reads the same wherever it is, open in the engine
+//! or closed in history, and says the one thing it waits for; a list is newest first. What cannot
+//! be honoured yet is refused, not ignored. It deliberately decides nothing about an order: whether
+//! it is taken or shipped is the engine's word. And it counts nothing over all orders.
 
 use axum::body::Body;
 use axum::extract::State;
@@ -8,15 +13,15 @@ use serde::{Deserialize, Serialize};
 use wims_runtime::io::{Answer, Query};
 use wims_stack::{Doc, Field, Node, View};
 
-use crate::domain::{States, TABLE, fulfillment_status, inventory_status, payment_status};
+use crate::domain::{
+    FulfillmentStatus, InventoryStatus, OrderStatus, PaymentStatus, States, TABLE,
+};
 use crate::http::problem::Problem;
 use crate::http::query::{PathParameters, QueryString, page_before, page_json, page_limit};
 use crate::http::{App, json_reply, read_fields, read_optional_fields, rfc3339};
 
 /// More than any item allows; the item's own bound is checked by the engine.
 const QUANTITY_MAX: i64 = 10_000;
-/// Values of an order's `status`.
-const STATUSES: [&str; 5] = ["PENDING", "BACKORDERED", "ON_HOLD", "READY", "SHIPPED"];
 
 /// An order as it is shown.
 #[derive(Serialize)]
@@ -57,7 +62,7 @@ impl<'a> OrderView<'a> {
             reason: order.str("reason"),
             created_at: rfc3339(order.int("timestamp").unwrap_or(0)),
             updated_at: rfc3339(order.int("updatedAt").unwrap_or(0)),
-            waits_for: waits_for(&States::of(order)),
+            waits_for: States::of(order).and_then(waits_for),
         }
     }
 
@@ -67,23 +72,29 @@ impl<'a> OrderView<'a> {
 }
 
 /// The one thing an open order waits for.
-fn waits_for(states: &States<'_>) -> Option<&'static str> {
+fn waits_for(states: States) -> Option<&'static str> {
     match states.status() {
-        "SHIPPED" => None,
-        "READY" if states.fulfillment == fulfillment_status::UNFULFILLED => {
+        OrderStatus::Shipped => None,
+        OrderStatus::Ready if states.fulfillment == FulfillmentStatus::Unfulfilled => {
             Some("its hand-over to fulfillment")
         }
-        "READY" => Some("a person to ship it"),
-        "ON_HOLD" if states.payment == payment_status::DECLINED => {
+        OrderStatus::Ready => Some("a person to ship it"),
+        OrderStatus::OnHold if states.payment == PaymentStatus::Declined => {
             Some("another payment method, or its cancellation")
         }
-        "ON_HOLD" => Some("a person to redrive its payment from payments-dlq"),
-        _ => Some(match (states.inventory, states.payment) {
-            (inventory_status::UNRESERVED, _) => "the decision on its stock",
-            (inventory_status::BACKORDERED, _) => "stock to arrive",
-            (_, payment_status::PENDING) => "its payment's turn in payments-queue",
-            (_, payment_status::PROCESSING) => "the payments API's answer",
-            _ => "a look-up of what became of its payment",
+        OrderStatus::OnHold => Some("a person to redrive its payment from payments-dlq"),
+        OrderStatus::Backordered => Some("stock to arrive"),
+        OrderStatus::Pending if states.inventory == InventoryStatus::Unreserved => {
+            Some("the decision on its stock")
+        }
+        OrderStatus::Pending => Some(match states.payment {
+            PaymentStatus::Pending => "its payment's turn in payments-queue",
+            PaymentStatus::Processing => "the payments API's answer",
+            // Only the first: with stock, the others make the status another one.
+            PaymentStatus::Unknown
+            | PaymentStatus::Paid
+            | PaymentStatus::Declined
+            | PaymentStatus::Failed => "a look-up of what became of its payment",
         }),
     }
 }
@@ -193,34 +204,59 @@ pub async fn list(
 ) -> Result<Response, Problem> {
     let limit = page_limit("limit", query.limit)?;
     let before = page_before(query.cursor.as_deref())?;
-    if let Some(status) = &query.status
-        && !STATUSES.contains(&status.as_str())
-    {
-        let detail = format!("status is one of {}", STATUSES.join(", "));
-        return Err(Problem::bad_request(detail));
-    }
-    let page = page(&app, &query, before, limit).await?;
+    let status = query.status.as_deref().map(order_status).transpose()?;
+    let wanted = Wanted { status, customer_id: query.customer_id };
+    let page = page(&app, &wanted, before, limit).await?;
     Ok(json_reply(StatusCode::OK, page_json(&page, limit, OrderView::of)))
+}
+
+/// The status asked for.
+fn order_status(text: &str) -> Result<OrderStatus, Problem> {
+    OrderStatus::parse(text).ok_or_else(|| {
+        let all: Vec<&str> = OrderStatus::ALL.iter().map(|status| status.as_str()).collect();
+        Problem::bad_request(format!("status is one of {}", all.join(", ")))
+    })
+}
+
+/// Which orders a list shows.
+struct Wanted {
+    status: Option<OrderStatus>,
+    customer_id: Option<String>,
+}
+
+impl Wanted {
+    /// Index lookups that together cover what is asked.
+    fn selections(&self) -> Vec<(&'static str, String)> {
+        let of_status = |status: OrderStatus| ("status", status.as_str().to_owned());
+        match (&self.customer_id, self.status) {
+            (Some(customer), _) => vec![("customerId", customer.clone())],
+            (None, Some(status)) => vec![of_status(status)],
+            (None, None) => OrderStatus::ALL.iter().copied().map(of_status).collect(),
+        }
+    }
+
+    fn is(&self, order: &Doc) -> bool {
+        self.status.is_none_or(|status| order.str("status") == Some(status.as_str()))
+    }
 }
 
 /// One page: open orders from the engine and closed ones from history, merged by creation.
 async fn page(
     app: &App,
-    query: &ListQuery,
+    wanted: &Wanted,
     before: u64,
     limit: usize,
 ) -> Result<Vec<(Doc, u64)>, Problem> {
     let mut found: Vec<(Doc, u64)> = Vec::new();
-    for (attribute, value) in selections(query) {
+    for (attribute, value) in wanted.selections() {
         let (mut before, mut kept) = (before, 0);
         // A filter on a second attribute may leave a page short: go on until it is full.
         while kept < limit {
             let batch = batch(app, attribute, value.clone(), before, limit).await?;
             let Some((_, last)) = batch.last() else { break };
             before = *last;
-            let wanted = batch.into_iter().filter(|(order, _)| is_wanted(order, query));
             let before_len = found.len();
-            found.extend(wanted);
+            found.extend(batch.into_iter().filter(|(order, _)| wanted.is(order)));
             kept += found.len() - before_len;
         }
     }
@@ -228,19 +264,6 @@ async fn page(
     found.dedup_by_key(|(_, created)| *created);
     found.truncate(limit);
     Ok(found)
-}
-
-/// Index lookups that together cover what is asked.
-fn selections(query: &ListQuery) -> Vec<(&'static str, String)> {
-    match (&query.customer_id, &query.status) {
-        (Some(customer), _) => vec![("customerId", customer.clone())],
-        (None, Some(status)) => vec![("status", status.clone())],
-        (None, None) => STATUSES.iter().map(|status| ("status", (*status).into())).collect(),
-    }
-}
-
-fn is_wanted(order: &Doc, query: &ListQuery) -> bool {
-    query.status.as_deref().is_none_or(|status| order.str("status") == Some(status))
 }
 
 async fn batch(
@@ -268,18 +291,31 @@ mod tests {
     #[test]
     fn a_failed_payment_waits_for_a_person_until_its_message_is_received_again() {
         let held = |payment| {
-            waits_for(&States { inventory: "RESERVED", payment, fulfillment: "UNFULFILLED" })
+            let (inventory, fulfillment) =
+                (InventoryStatus::Reserved, FulfillmentStatus::Unfulfilled);
+            waits_for(States { inventory, payment, fulfillment })
         };
-        assert_eq!(held("FAILED"), Some("a person to redrive its payment from payments-dlq"));
-        assert_eq!(held("UNKNOWN"), Some("a look-up of what became of its payment"));
+        let redrive = "a person to redrive its payment from payments-dlq";
+        assert_eq!(held(PaymentStatus::Failed), Some(redrive));
+        let look_up = "a look-up of what became of its payment";
+        assert_eq!(held(PaymentStatus::Unknown), Some(look_up));
+    }
+
+    #[test]
+    fn a_status_there_is_not_is_refused_with_those_there_are() {
+        assert_eq!(order_status("ON_HOLD").ok(), Some(OrderStatus::OnHold));
+        let refused = format!("{:?}", order_status("RED"));
+        let told = "status is one of PENDING, BACKORDERED, ON_HOLD, READY, SHIPPED";
+        assert!(refused.contains(told), "{refused}");
     }
 
     #[test]
     fn a_ready_order_waits_for_its_hand_over_and_then_for_a_person() {
         let ready = |fulfillment| {
-            waits_for(&States { inventory: "RESERVED", payment: "PAID", fulfillment })
+            let (inventory, payment) = (InventoryStatus::Reserved, PaymentStatus::Paid);
+            waits_for(States { inventory, payment, fulfillment })
         };
-        assert_eq!(ready("UNFULFILLED"), Some("its hand-over to fulfillment"));
-        assert_eq!(ready("READY"), Some("a person to ship it"));
+        assert_eq!(ready(FulfillmentStatus::Unfulfilled), Some("its hand-over to fulfillment"));
+        assert_eq!(ready(FulfillmentStatus::Ready), Some("a person to ship it"));
     }
 }

@@ -156,7 +156,12 @@ impl Fields {
     pub fn optional_bool(&mut self, name: &str) -> Option<bool> {
         self.optional(name, |json| match json {
             Json::Bool(value) => Ok(value),
-            _ => Err("must be true or false".into()),
+            Json::Null
+            | Json::Int(_)
+            | Json::Float(_)
+            | Json::Str(_)
+            | Json::List(_)
+            | Json::Object(_) => Err("must be true or false".into()),
         })
     }
 

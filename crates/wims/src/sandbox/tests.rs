@@ -259,6 +259,7 @@ async fn a_ledger_or_port_in_use_is_refused() {
     let other = SandboxOptions { ledger: folder.0.join("other.jsonl"), ..folder.options() };
     let error = Sandbox::bind(holder.local_addr(), other).await.err().unwrap();
     assert!(matches!(error, SandboxError::AddressInUse { .. }), "{error}");
+    assert!(!folder.0.join("other.jsonl").exists());
 }
 
 #[tokio::test]

@@ -15,7 +15,10 @@ use wims_runtime::trace::TraceId;
 use wims_stack::Doc;
 
 use super::payments::{Outcome, Payments};
-use crate::domain::{CUSTOMER, DEFAULT_QUANTITY, INVENTORY, States, charge_key, lines};
+use crate::domain::{
+    CUSTOMER, DEFAULT_QUANTITY, FulfillmentStatus, INVENTORY, InventoryStatus, PaymentStatus,
+    States, charge_key, lines,
+};
 
 /// Which `inventoryStatus` may follow which.
 const INVENTORY_MOVES: [(&str, &str); 7] = [
@@ -340,11 +343,15 @@ impl Books {
 
 /// A new order has not moved yet.
 fn check_first(order: &Doc) -> Verdict {
-    let States { inventory, payment, fulfillment } = States::of(order);
-    match (inventory, payment, fulfillment) {
-        ("UNRESERVED", "PENDING", "UNFULFILLED") => Ok(()),
-        _ => violated(format!("an order begins as {order:?}")),
+    let first = States {
+        inventory: InventoryStatus::Unreserved,
+        payment: PaymentStatus::Pending,
+        fulfillment: FulfillmentStatus::Unfulfilled,
+    };
+    if States::of(order) != Some(first) {
+        return violated(format!("an order begins as {order:?}"));
     }
+    Ok(())
 }
 
 fn check_moves(old: &Doc, new: &Doc) -> Verdict {
@@ -367,10 +374,14 @@ fn check_moves(old: &Doc, new: &Doc) -> Verdict {
 
 /// What must hold of an order whenever it is written.
 fn check_states(order: &Doc, payments: &Payments) -> Verdict {
-    let states = States::of(order);
-    let States { inventory, payment, fulfillment } = states;
-    if text(order, "status") != states.status() {
-        return violated(format!("status is not {}: {order:?}", states.status()));
+    let Some(states) = States::of(order) else {
+        return violated(format!("an order is in no state there is: {order:?}"));
+    };
+    let (inventory, payment, fulfillment) =
+        (states.inventory.as_str(), states.payment.as_str(), states.fulfillment.as_str());
+    let status = states.status().as_str();
+    if text(order, "status") != status {
+        return violated(format!("status is not {status}: {order:?}"));
     }
     let holds_stock = ["RESERVED", "SHIPPED"].contains(&inventory);
     if ["PROCESSING", "UNKNOWN", "PAID"].contains(&payment) && !holds_stock {

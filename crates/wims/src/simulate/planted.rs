@@ -12,7 +12,7 @@ use wims_runtime::{Function, Functions};
 use wims_stack::{Action, Condition, Doc, Field, Machine, Stack, StateKind, Task, Update, Write};
 
 use super::SimPlan;
-use crate::domain::{charge_key, inventory_status, lines, moved, payment_status};
+use crate::domain::{InventoryStatus, Move, PaymentStatus, charge_key, lines, moved};
 use crate::fns;
 use crate::stack::{Settings, wims_stack};
 
@@ -83,7 +83,8 @@ fn reserve_when_not_throttled(input: &TaskInput<'_>) -> Result<Vec<Write>, TaskE
 
 /// Reserves without looking whether there is enough.
 fn reserve_without_guard(input: &TaskInput<'_>) -> Result<Vec<Write>, TaskError> {
-    let reserved = moved(input.item, "inventoryStatus", inventory_status::RESERVED, input.now_ms);
+    let to = Move::Inventory(InventoryStatus::Reserved);
+    let reserved = moved(input.item, to, input.now_ms);
     let mut writes = vec![unguarded(input.item, reserved)];
     writes.extend(lines(input.item).iter().map(|line| Write {
         pk: line.sku.pk(),
@@ -122,11 +123,11 @@ fn drop_guard(machine: &mut Machine) {
 fn charge_before_reserved(input: &DeliveryInput<'_>) -> Delivery {
     let order_id = input.message.str("orderId").unwrap_or("");
     let order = input.reads.find("orderId", order_id);
-    let pending = order.filter(|order| order.str("paymentStatus") == Some(payment_status::PENDING));
+    let pending = order.filter(|order| has_payment(order, PaymentStatus::Pending));
     let Some(order) = pending else { return fns::payments::prepare_payment(input) };
-    let updates = moved(order, "paymentStatus", payment_status::PROCESSING, input.now_ms);
+    let updates = moved(order, Move::Payment(PaymentStatus::Processing), input.now_ms);
     let mut write = unguarded(order, updates);
-    write.condition = Some(Condition::is("paymentStatus", payment_status::PENDING));
+    write.condition = Some(Condition::is("paymentStatus", PaymentStatus::Pending.as_str()));
     Delivery::Call { writes: vec![write], key: charge_key(order), body: request(order) }
 }
 
@@ -134,12 +135,16 @@ fn charge_before_reserved(input: &DeliveryInput<'_>) -> Delivery {
 fn charge_anew(input: &DeliveryInput<'_>) -> Delivery {
     let order_id = input.message.str("orderId").unwrap_or("");
     let order = input.reads.find("orderId", order_id);
-    let unknown = order.filter(|order| order.str("paymentStatus") == Some(payment_status::UNKNOWN));
+    let unknown = order.filter(|order| has_payment(order, PaymentStatus::Unknown));
     let Some(order) = unknown else { return fns::payments::prepare_payment(input) };
     let charge = order.int("charge").unwrap_or(1) + 1;
     let write = unguarded(order, vec![Update::SetInt("charge", charge)]);
     let body = request(order);
     Delivery::Call { writes: vec![write], key: format!("{order_id}-{charge}"), body }
+}
+
+fn has_payment(order: &Doc, status: PaymentStatus) -> bool {
+    order.str("paymentStatus") == Some(status.as_str())
 }
 
 fn request(order: &Doc) -> Doc {

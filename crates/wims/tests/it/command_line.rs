@@ -152,6 +152,36 @@ fn a_variable_is_as_good_as_its_flag_and_the_flag_wins() {
     assert_eq!(page["items"][0]["quantity"], 3, "{page}");
 }
 
+#[test]
+fn a_setting_of_the_sandbox_beside_a_payments_api_is_refused_before_anything_is_touched() {
+    // Nobody's data directory: taken as one, it would be refused with another exit code.
+    let folder = Folder::new("sandbox-and-api");
+    std::fs::write(folder.join("holiday.jpg"), "x").expect("written");
+    let data = folder.0.display().to_string();
+    let serve = ["serve", "--listen=127.0.0.1:0", "--data-dir", data.as_str()];
+    let (api, rate) = ("--payments-url=http://127.0.0.1:9", "--sandbox-rate=50");
+    let in_variables = [("WIMS_PAYMENTS_URL", "http://127.0.0.1:9"), ("WIMS_SANDBOX_RATE", "50")];
+    let cases: [(&[(&str, &str)], &[&str]); 4] = [
+        (&[], &[api, rate]),
+        (&in_variables[..1], &[rate]),
+        (&in_variables[1..], &[api]),
+        (&in_variables, &[]),
+    ];
+    for (variables, flags) in cases {
+        let refused = wims_with(variables, &[&serve[..], flags].concat());
+        assert_eq!(refused.code, Some(2), "{variables:?} {flags:?}: {}", refused.stderr);
+        for named in ["--payments-url", "--sandbox-rate"] {
+            assert!(refused.stderr.contains(named), "{named}: {}", refused.stderr);
+        }
+    }
+    assert_eq!(std::fs::read_dir(&folder.0).expect("there").count(), 1);
+    // Alone, each is as good as ever: it is the directory that is refused.
+    for setting in [api, "--sandbox-listen=127.0.0.1:0"] {
+        let refused = wims(&[&serve[..], &[setting]].concat());
+        assert_eq!(refused.code, Some(73), "{setting}: {}", refused.stderr);
+    }
+}
+
 /// Fails unless a table of fields has these.
 fn assert_fields(shown: &str, fields: &[(&str, &str)]) {
     for (name, value) in fields {

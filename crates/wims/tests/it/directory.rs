@@ -41,6 +41,7 @@ fn a_port_in_use_is_told_with_what_to_do() {
     let refused = wims(&["serve", "--listen", &address, "--data-dir", &data]);
     assert_eq!(refused.code, Some(69), "{}", refused.stderr);
     assert!(refused.stderr.contains("--listen"), "{}", refused.stderr);
+    assert!(!folder.join("data").exists(), "it is refused before anything is touched");
 }
 
 #[test]
@@ -60,6 +61,7 @@ fn the_sandboxs_port_in_use_is_told_with_its_own_flag() {
     let refused = wims(&["serve", "--listen=127.0.0.1:0", &sandbox, "--data-dir", &data]);
     assert_eq!(refused.code, Some(69), "{}", refused.stderr);
     assert!(refused.stderr.contains("--sandbox-listen"), "{}", refused.stderr);
+    assert!(!folder.join("data").exists(), "it is refused before anything is touched");
 }
 
 #[test]
@@ -163,7 +165,7 @@ fn settings_that_cannot_work_are_refused_before_anything_is_touched() {
         (&[payments, "--payments-ca=absent.pem"], "absent.pem"),
     ];
     for (settings, told) in wrong {
-        let usual = ["serve", "--listen=127.0.0.1:0", "--sandbox-listen=127.0.0.1:0", &data];
+        let usual = ["serve", "--listen=127.0.0.1:0", &data];
         let refused = wims(&[&usual[..], settings].concat());
         assert_eq!(refused.code, Some(78), "{settings:?}: {}", refused.stderr);
         assert!(refused.stderr.contains(told), "{settings:?}: {}", refused.stderr);

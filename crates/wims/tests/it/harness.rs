@@ -326,10 +326,13 @@ fn arguments(folder: &Folder, more: &[&str]) -> Vec<String> {
     let mut arguments = vec![
         "serve".to_owned(),
         "--listen=127.0.0.1:0".into(),
-        "--sandbox-listen=127.0.0.1:0".into(),
         "--segment-mb=4".into(),
         format!("--data-dir={}", folder.join("data").display()),
     ];
+    // Beside a payments API there is no sandbox.
+    if !more.iter().any(|argument| argument.starts_with("--payments-url")) {
+        arguments.push("--sandbox-listen=127.0.0.1:0".into());
+    }
     arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
     arguments
 }

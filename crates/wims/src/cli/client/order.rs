@@ -189,6 +189,16 @@ fn units(order: &Value) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::OrderStatus;
+
+    #[test]
+    fn the_help_of_list_names_every_status_an_order_can_have() {
+        let orders = OrderCommand::augment_subcommands(clap::Command::new("order"));
+        let list = orders.find_subcommand("list").expect("there is a list");
+        let help = list.get_after_help().map(ToString::to_string).unwrap_or_default();
+        let all: Vec<&str> = OrderStatus::ALL.iter().map(|status| status.as_str()).collect();
+        assert!(help.contains(&format!("Statuses: {}.", all.join(", "))), "{help}");
+    }
 
     #[test]
     fn an_order_is_a_row_with_what_it_waits_for() {
