@@ -199,6 +199,16 @@ impl State {
         self.queue_mut(queue).appear(clock_ms);
     }
 
+    /// Whether this is the number of a table.
+    pub(crate) fn is_table(&self, number: u16) -> bool {
+        self.tables.get(usize::from(number)).is_some_and(Option::is_some)
+    }
+
+    /// Whether this is the number of a queue.
+    pub(crate) fn is_queue(&self, number: u16) -> bool {
+        self.queues.get(usize::from(number)).is_some_and(Option::is_some)
+    }
+
     /// Numbers of all tables.
     pub fn table_numbers(&self) -> impl Iterator<Item = u16> {
         numbers_of(&self.tables)
