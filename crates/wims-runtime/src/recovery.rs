@@ -101,6 +101,20 @@ pub enum RecoveryError {
         /// Bytes of the segments to catch up with.
         bytes: u64,
     },
+    /// A stream pipe goes on where the journal has nothing any more.
+    #[error(
+        "a stream pipe of the stack goes on at record {seq}, but the oldest one the journal has is \
+         {oldest}, in segment {segment}: segments are missing. Restore a backup, or start with a \
+         stack without the pipe, drop it there, and let it begin anew"
+    )]
+    Gap {
+        /// Where the pipe goes on.
+        seq: u64,
+        /// The oldest segment.
+        segment: u64,
+        /// Its first sequence.
+        oldest: u64,
+    },
     /// A sound frame that no version writes.
     #[error("segment {segment} at byte {offset}: {reason}")]
     Frame {
@@ -255,6 +269,13 @@ impl Recovery {
     pub fn reaches(&self, seq: u64) -> bool {
         let first = self.walk.segments.get(self.walk.start);
         self.walk.start == 0 || first.is_none_or(|segment| segment.first_seq <= seq)
+    }
+
+    /// Why a stream pipe that goes on at this record cannot: the journal begins later.
+    pub fn gap_before(&self, seq: u64) -> Option<RecoveryError> {
+        let oldest = self.walk.segments.first().filter(|oldest| oldest.first_seq > seq)?;
+        let SegmentInfo { number: segment, first_seq: oldest, .. } = *oldest;
+        Some(RecoveryError::Gap { seq, segment, oldest })
     }
 
     /// Says where a record is that was read and cannot be.

@@ -22,8 +22,8 @@ mod door;
 /// have absolute values, and all that follow are read too.
 ///
 /// # Errors
-/// When the journal must not be used, or there is too much to catch up with; nothing was changed
-/// then.
+/// When the journal must not be used, has not all that a consumer goes on with, or there is too
+/// much to catch up with; nothing was changed then.
 pub fn replay(
     stack: &Stack,
     store: &mut impl SegmentStore,
@@ -34,6 +34,9 @@ pub fn replay(
     let mut replay = Replay::of(stack);
     recovery.read(store, |entry| replay.apply(entry))?;
     let mut state = replay.finish(&recovery)?;
+    if let Some(gap) = recovery.gap_before(state.goes_on_from()) {
+        return Err(gap);
+    }
     let unseen = state.unseen_from();
     if !recovery.reaches(unseen) || state.has_let_go(unseen) {
         // Two of them may be more than the memory holds.

@@ -150,3 +150,32 @@ fn more_to_catch_up_with_than_the_memory_may_take_stops_the_start() {
     assert!(matches!(refused, Err(RecoveryError::Backlog { bytes }) if bytes > 2 * SEGMENT_BYTES));
     assert!(replayed(64 * SEGMENT_BYTES).is_ok_and(|waiting| waiting > 100));
 }
+
+#[test]
+fn a_missing_segment_in_which_a_pipe_goes_on_stops_the_start_and_nothing_is_changed() {
+    let (with, without) = (stack_with(Some(StreamStart::Now)), stack_with(None));
+    let mut quiet = Quiet::with_segments_of(SEGMENT_BYTES, &with, &functions());
+    quiet.put_all(numbers(0..5));
+    let mut quiet = quiet.restart(&without, &functions());
+    quiet.put_until_swept(5, 2);
+    assert!(quiet.engine.needed().recover_from > 2, "recovery alone needs neither");
+    let replayed = |stack, disk: &mut SimDisk| {
+        replay(stack, disk, RecoveryBugs::default(), u64::MAX).map(|(_, state)| state.seq)
+    };
+    assert!(replayed(&with, &mut quiet.disk.clone()).is_ok());
+    for missing in [1, 2] {
+        let mut disk = quiet.disk.clone();
+        disk.remove(missing);
+        let before = disk.stored().clone();
+        let refused = replayed(&with, &mut disk);
+        let oldest = missing + 1;
+        let is_told = |gap: &RecoveryError| {
+            matches!(gap, RecoveryError::Gap { seq, segment, oldest: first }
+                if *segment == oldest && first > seq)
+        };
+        assert!(refused.as_ref().is_err_and(is_told), "without {missing}: {refused:?}");
+        assert_eq!(*disk.stored(), before);
+        // Without the pipe nothing is missing: it can be dropped there.
+        assert!(replayed(&without, &mut disk).is_ok());
+    }
+}
