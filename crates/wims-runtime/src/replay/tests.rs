@@ -159,7 +159,7 @@ fn a_missing_segment_in_which_a_pipe_goes_on_stops_the_start_and_nothing_is_chan
     let mut quiet = quiet.restart(&without, &functions());
     quiet.put_until_swept(5, 2);
     assert!(quiet.engine.needed().recover_from > 2, "recovery alone needs neither");
-    let replayed = |stack, disk: &mut SimDisk| {
+    let replayed = |stack: &Stack, disk: &mut SimDisk| {
         replay(stack, disk, RecoveryBugs::default(), u64::MAX).map(|(_, state)| state.seq)
     };
     assert!(replayed(&with, &mut quiet.disk.clone()).is_ok());
