@@ -357,6 +357,8 @@ struct Walk {
     last: Option<FrameHeader>,
     frames: u64,
     torn: Vec<(u64, u64)>,
+    /// A segment that was looked into, by its index: often it is the one to be read next.
+    looked_into: Option<(usize, Vec<u8>)>,
 }
 
 impl Walk {
@@ -370,6 +372,7 @@ impl Walk {
             last: None,
             frames: 0,
             torn: Vec::new(),
+            looked_into: None,
         }
     }
 
@@ -396,6 +399,7 @@ impl Walk {
             if let Some((later, _)) = sound_frame_after(&bytes, offset) {
                 return Err(self.corrupt((index, offset), (index, later)));
             }
+            self.looked_into = Some((index, bytes));
             if let Some(header) = last {
                 let from = self.numbers.iter().position(|n| *n == header.recover_from);
                 return from.map(Some).ok_or_else(|| refuse(header.recover_from, "it is missing"));
@@ -414,8 +418,15 @@ impl Walk {
         Ok(is_blank(bytes.get(PAGE..).unwrap_or(&[])))
     }
 
-    fn read(&self, store: &mut impl SegmentStore, index: usize) -> Result<Vec<u8>, RecoveryError> {
-        store.read(self.numbers[index], usize::MAX).map_err(RecoveryError::Store)
+    fn read(
+        &mut self,
+        store: &mut impl SegmentStore,
+        index: usize,
+    ) -> Result<Vec<u8>, RecoveryError> {
+        match self.looked_into.take() {
+            Some((looked_into, bytes)) if looked_into == index => Ok(bytes),
+            _ => store.read(self.numbers[index], usize::MAX).map_err(RecoveryError::Store),
+        }
     }
 
     fn run(
@@ -474,7 +485,7 @@ impl Walk {
     }
 
     fn first_header(
-        &self,
+        &mut self,
         store: &mut impl SegmentStore,
         index: usize,
     ) -> Result<FrameHeader, RecoveryError> {
@@ -536,7 +547,7 @@ impl Walk {
     }
 
     fn next_segment_follows(
-        &self,
+        &mut self,
         store: &mut impl SegmentStore,
         index: usize,
     ) -> Result<bool, RecoveryError> {
@@ -546,7 +557,9 @@ impl Walk {
         }
         let bytes = self.read(store, index + 1)?;
         let first = bytes.get(PAGE..).and_then(FrameHeader::read);
-        Ok(first.is_some_and(|header| self.follows(&header, number)))
+        let follows = first.is_some_and(|header| self.follows(&header, number));
+        self.looked_into = Some((index + 1, bytes));
+        Ok(follows)
     }
 
     fn take(

@@ -1,5 +1,7 @@
 //! Where a new pipe starts, and that recovery goes back as far as that.
 
+use std::collections::BTreeMap;
+
 use wims_stack::table::Closed;
 use wims_stack::{Condition, Doc, Log, LogRef, StreamStart};
 
@@ -178,4 +180,51 @@ fn a_missing_segment_in_which_a_pipe_goes_on_stops_the_start_and_nothing_is_chan
         // Without the pipe nothing is missing: it can be dropped there.
         assert!(replayed(&without, &mut disk).is_ok());
     }
+}
+
+/// A disk that counts how often each of its segments is read whole.
+struct Counted(SimDisk, BTreeMap<u64, usize>);
+
+impl SegmentStore for Counted {
+    fn list(&mut self) -> Result<Vec<u64>, String> {
+        self.0.list()
+    }
+
+    fn read(&mut self, segment: u64, len: usize) -> Result<Vec<u8>, String> {
+        *self.1.entry(segment).or_default() += usize::from(len == usize::MAX);
+        self.0.read(segment, len)
+    }
+
+    fn cut(&mut self, segment: u64, offset: u64) -> Result<(), String> {
+        self.0.cut(segment, offset)
+    }
+
+    fn discard(&mut self, segment: u64) -> Result<(), String> {
+        self.0.discard(segment)
+    }
+}
+
+#[test]
+fn a_recovery_reads_each_segment_it_needs_once_and_the_last_one_for_where_to_start() {
+    let stack = stack_with(None);
+    let mut quiet = Quiet::with_segments_of(SEGMENT_BYTES, &stack, &functions());
+    // Of those with frames: the prepared ones are searched for frames behind a bad one.
+    let whole = |quiet: &Quiet| {
+        let mut counted = Counted(quiet.disk.clone(), BTreeMap::new());
+        let replayed = replay(&stack, &mut counted, RecoveryBugs::default(), u64::MAX);
+        assert!(replayed.is_ok());
+        let last = quiet.engine.journal.current_segment();
+        let read = counted.1.into_iter().filter(|(number, times)| *number <= last && *times > 0);
+        read.map(|(_, times)| times).collect::<Vec<_>>()
+    };
+    quiet.put_all(numbers(0..2));
+    assert_eq!(whole(&quiet), [1], "it starts in the last one");
+    quiet.put_until_swept(2, 1);
+    while quiet.engine.journal.current_segment() < quiet.engine.needed().recover_from + 2 {
+        quiet.put(&format!("more {}", quiet.engine.last_seq()));
+        quiet.pass_ms(1);
+    }
+    quiet.pass_ms(10);
+    let (last, others) = (2, 1);
+    assert_eq!(whole(&quiet), [others, others, last]);
 }
