@@ -296,7 +296,7 @@ impl Items {
     }
 
     fn replace(&mut self, slot: u32, item: Item) {
-        let old = self.at(slot).doc.clone();
+        let (old, created) = (self.at(slot).doc.clone(), self.at(slot).created);
         self.heap_bytes += item.doc.heap_bytes();
         self.heap_bytes -= old.heap_bytes();
         for at in 0..self.indexes.len() {
@@ -304,8 +304,9 @@ impl Items {
             let same =
                 |a: Option<View<'_>>, b: Option<View<'_>>| a.map(View::bytes) == b.map(View::bytes);
             let name = &index.index.attribute;
+            // Lists are ordered by creation, so another one is another place.
             if !item.pk().starts_with(index.index.prefix.as_bytes())
-                || same(old.get(name), item.doc.get(name))
+                || (created == item.created && same(old.get(name), item.doc.get(name)))
             {
                 continue;
             }
@@ -444,6 +445,17 @@ mod tests {
         items.set(&order("a", ""), None, 0, 10);
         assert!(items.get("CUSTOMER#1", "a").is_none());
         assert_eq!(items.len(), 2);
+    }
+
+    #[test]
+    fn an_item_whose_creation_is_told_otherwise_is_listed_once_and_leaves_whole() {
+        let mut items = items();
+        let doc = order("a", "PENDING");
+        items.set(&doc, Some(doc.clone()), 1, 1);
+        items.set(&doc, Some(doc.clone()), 2, 2);
+        assert_eq!(items.list("status", "PENDING", u64::MAX).count(), 1);
+        items.set(&doc, None, 0, 3);
+        assert_eq!(items.list("status", "PENDING", u64::MAX).count(), 0);
     }
 
     #[test]

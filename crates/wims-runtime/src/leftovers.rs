@@ -22,12 +22,19 @@ impl Engine {
     /// Drops a leftover. A full disk is no reason to refuse it: it may be what frees the disk.
     pub(crate) fn drop_leftover(&mut self, name: &str) -> Answer {
         let refuse = |kind, detail| Answer::Refused(Refusal { kind, detail });
+        let is_declared = resource_names(&self.stack).iter().any(|declared| declared == name);
         let number = self.state.number(name);
         if let Some((id, row)) = number.and_then(|id| Some((id, self.leftover(id)?))) {
+            let learned = self.state.paced.get(&id).cloned().filter(|_| is_declared);
             self.emit(Cause::default(), Record::Dropped { id });
+            // What was dropped read the stream; the pipe of that name that the stack has reads a
+            // queue, and goes on with what it has learned. One step is one frame.
+            if let Some(paced) = learned {
+                self.emit(Cause::default(), Record::Paced(paced));
+            }
             return Answer::Dropped(row);
         }
-        if resource_names(&self.stack).iter().any(|declared| declared == name) {
+        if is_declared {
             let detail = format!("{name} is in the stack that runs; take it out there first");
             return refuse(RefusalKind::Conflict, detail);
         }

@@ -5,7 +5,7 @@
 //! anything: that is the state's `apply`, the same line for live, replayed and simulated records.
 
 use wims_stack::doc::{read_varint, write_varint};
-use wims_stack::{Doc, Field};
+use wims_stack::{Doc, Field, Kind};
 
 use crate::trace::TraceId;
 
@@ -256,6 +256,8 @@ const VERSION: u8 = 1;
 const REPLAY: u8 = 1;
 /// Flag of a record that has a trace: sixteen bytes behind its cause, the first one the highest.
 const TRACED: u8 = 2;
+/// The most bytes of a number; the last one has room for a single bit.
+const VARINT_BYTES_MAX: usize = 10;
 
 impl Record {
     /// The kind's number in the journal.
@@ -393,6 +395,10 @@ impl Record {
 
 /// The largest kind this build knows.
 pub const KIND_MAX: u8 = 20;
+
+/// No sequence, time in milliseconds or number of a segment gets here: a million records a second
+/// take 285 years. Below it, what is computed from them overflows nowhere.
+pub const COUNT_MAX: u64 = 1 << 53;
 
 impl Entry {
     /// Appends the entry to a frame whose first sequence and wall time are given.
@@ -536,8 +542,10 @@ impl<'a> Reader<'a> {
 
     fn number(&mut self) -> Option<u64> {
         let (number, used) = read_varint(self.bytes)?;
-        self.bytes = &self.bytes[used..];
-        Some(number)
+        let (read, rest) = self.bytes.split_at(used);
+        self.bytes = rest;
+        // What does not fit 64 bits is no number of ours.
+        (used < VARINT_BYTES_MAX || read[used - 1] <= 1).then_some(number)
     }
 
     fn small(&mut self) -> Option<u16> {
@@ -564,6 +572,13 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// A document that may be missing, and is a map.
+    fn item(&mut self) -> Option<Option<Doc>> {
+        let item = self.optional()?;
+        let is_item = |doc: &Doc| matches!(doc.view().kind(), Kind::Map(_));
+        item.as_ref().is_none_or(is_item).then_some(item)
+    }
+
     fn hidden(&mut self) -> Option<Hidden> {
         Some(Hidden {
             queue: self.small()?,
@@ -583,7 +598,10 @@ impl<'a> Reader<'a> {
 
     fn change(&mut self) -> Option<Change> {
         let (table, created) = (self.small()?, self.number()?);
-        let (new, had) = (self.optional()?, self.optional()?);
+        let (new, had) = (self.item()?, self.item()?);
+        if new.is_none() && had.is_none() {
+            return None;
+        }
         let mut added = Vec::new();
         for _ in 0..self.number()? {
             added.push(self.text()?);
@@ -593,6 +611,12 @@ impl<'a> Reader<'a> {
                 let mut back: Vec<(&str, Option<Field<'_>>)> =
                     had.view().as_map()?.map(|(name, v)| (name, Some(Field::View(v)))).collect();
                 back.extend(added.iter().map(|name| (name.as_str(), None)));
+                back.sort_unstable_by(|a, b| a.0.cmp(b.0));
+                // An attribute had a value or had none.
+                let is_once = back.is_sorted_by(|a, b| a.0 < b.0);
+                if !is_once {
+                    return None;
+                }
                 Some(new.with(&back))
             }
             (_, had) => had,
@@ -680,6 +704,59 @@ mod tests {
         // None is zero, so sixteen zeroes are no trace.
         traced[5..21].fill(0);
         assert_eq!(Entry::read(&traced, 9, 1_000), Err(RecordError::Malformed { kind: 9 }));
+    }
+
+    /// A record of a kind with this body.
+    fn with_body(kind: u8, body: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![kind, VERSION, 0, 0, 0];
+        bytes.extend(u32::try_from(body.len()).expect("a short body").to_le_bytes());
+        bytes.extend(body);
+        bytes
+    }
+
+    #[test]
+    fn a_number_that_does_not_fit_64_bits_is_malformed() {
+        let mut body = [0xff; VARINT_BYTES_MAX];
+        body[VARINT_BYTES_MAX - 1] = 1;
+        let largest = Entry::read(&with_body(9, &body), 9, 0).map(|(entry, _)| entry.record);
+        assert_eq!(largest, Ok(Record::Ended { id: u64::MAX }));
+        for last in [2, 3, 0x7f, 0x81] {
+            body[VARINT_BYTES_MAX - 1] = last;
+            let read = Entry::read(&with_body(9, &body), 9, 0).map(|_| ());
+            assert_eq!(read, Err(RecordError::Malformed { kind: 9 }), "{last}");
+        }
+    }
+
+    #[test]
+    fn a_change_whose_images_cannot_be_is_malformed() {
+        let (item, text) = (Doc::object(&[("a", Field::Int(1))]), Doc::text("x"));
+        let body = |new: Option<&Doc>, old: Option<&Doc>, added: &[&str]| {
+            let mut body = vec![3, 5];
+            write_optional(&mut body, new);
+            write_optional(&mut body, old);
+            write_varint(&mut body, added.len() as u64);
+            added.iter().for_each(|name| write_bytes(&mut body, name.as_bytes()));
+            body
+        };
+        let read = |body: &[u8]| Entry::read(&with_body(2, body), 9, 0).map(|_| ());
+        assert_eq!(read(&body(Some(&item), Some(&item), &["b"])), Ok(()));
+        let mut more = body(Some(&item), Some(&item), &[]);
+        more.pop();
+        write_varint(&mut more, u64::MAX);
+        let impossible = [
+            body(None, None, &[]),
+            body(Some(&text), None, &[]),
+            body(None, Some(&text), &[]),
+            body(Some(&text), Some(&item), &[]),
+            body(Some(&item), Some(&text), &[]),
+            // It had a value, and had none; or it was new twice.
+            body(Some(&item), Some(&item), &["a"]),
+            body(Some(&item), Some(&item), &["b", "b"]),
+            more,
+        ];
+        for (at, body) in impossible.iter().enumerate() {
+            assert_eq!(read(body), Err(RecordError::Malformed { kind: 2 }), "number {at}");
+        }
     }
 
     #[test]

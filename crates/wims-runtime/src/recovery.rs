@@ -7,7 +7,10 @@
 
 use crate::frame::{FRAME_HEADER, FrameHeader, PAGE, SegmentError, SegmentHeader};
 use crate::journal::{JournalEnd, SegmentInfo};
-use crate::record::{Entry, RecordError};
+use crate::record::{COUNT_MAX, Entry, RecordError};
+
+/// The largest segment that is believed.
+const SEGMENT_BYTES_MAX: u64 = 1 << 40;
 
 /// Reads segments; the disk of this machine or of a simulation.
 pub trait SegmentStore {
@@ -98,6 +101,30 @@ pub enum RecoveryError {
         /// Bytes of the segments to catch up with.
         bytes: u64,
     },
+    /// A stream pipe goes on where the journal has nothing any more.
+    #[error(
+        "a stream pipe of the stack goes on at record {seq}, but the oldest one the journal has is \
+         {oldest}, in segment {segment}: segments are missing. Restore a backup, or start with a \
+         stack without the pipe, drop it there, and let it begin anew"
+    )]
+    Gap {
+        /// Where the pipe goes on.
+        seq: u64,
+        /// The oldest segment.
+        segment: u64,
+        /// Its first sequence.
+        oldest: u64,
+    },
+    /// A sound frame that no version writes.
+    #[error("segment {segment} at byte {offset}: {reason}")]
+    Frame {
+        /// Its segment.
+        segment: u64,
+        /// Its offset.
+        offset: u64,
+        /// Why.
+        reason: &'static str,
+    },
     /// A record this version does not know.
     #[error("segment {segment} at byte {offset}: {reason}")]
     Record {
@@ -107,6 +134,16 @@ pub enum RecoveryError {
         offset: u64,
         /// Why.
         reason: RecordError,
+    },
+    /// A record that cannot be where it is.
+    #[error("record {seq}, in segment {segment}, cannot be: {reason}")]
+    Impossible {
+        /// Its segment.
+        segment: u64,
+        /// Its sequence.
+        seq: u64,
+        /// Why.
+        reason: &'static str,
     },
 }
 
@@ -234,6 +271,20 @@ impl Recovery {
         self.walk.start == 0 || first.is_none_or(|segment| segment.first_seq <= seq)
     }
 
+    /// Why a stream pipe that goes on at this record cannot: the journal begins later.
+    pub fn gap_before(&self, seq: u64) -> Option<RecoveryError> {
+        let oldest = self.walk.segments.first().filter(|oldest| oldest.first_seq > seq)?;
+        let SegmentInfo { number: segment, first_seq: oldest, .. } = *oldest;
+        Some(RecoveryError::Gap { seq, segment, oldest })
+    }
+
+    /// Says where a record is that was read and cannot be.
+    pub fn impossible(&self, seq: u64, reason: &'static str) -> RecoveryError {
+        let segment = self.walk.segments.get(self.segment_of(seq));
+        let segment = segment.map_or(0, |segment| segment.number);
+        RecoveryError::Impossible { segment, seq, reason }
+    }
+
     /// Cuts what is torn, removes what was never finished, and says where the journal goes on.
     ///
     /// # Errors
@@ -262,7 +313,13 @@ fn survey(store: &mut impl SegmentStore) -> Result<Survey, RecoveryError> {
         let bytes = store.read(number, PAGE).map_err(RecoveryError::Store)?;
         match SegmentHeader::read(&bytes) {
             Ok(header) if header.number == number => {
-                segment_bytes = Some(header.bytes);
+                if number > COUNT_MAX || !(PAGE as u64..=SEGMENT_BYTES_MAX).contains(&header.bytes)
+                {
+                    return Err(refuse(number, "its number or size is beyond that of any segment"));
+                }
+                if *segment_bytes.get_or_insert(header.bytes) != header.bytes {
+                    return Err(refuse(number, "it has another size than the one before"));
+                }
                 if *journal_id.get_or_insert(header.journal_id) != header.journal_id {
                     return Err(refuse(number, "it belongs to another journal"));
                 }
@@ -300,6 +357,8 @@ struct Walk {
     last: Option<FrameHeader>,
     frames: u64,
     torn: Vec<(u64, u64)>,
+    /// A segment that was looked into, by its index: often it is the one to be read next.
+    looked_into: Option<(usize, Vec<u8>)>,
 }
 
 impl Walk {
@@ -313,6 +372,7 @@ impl Walk {
             last: None,
             frames: 0,
             torn: Vec::new(),
+            looked_into: None,
         }
     }
 
@@ -331,6 +391,7 @@ impl Walk {
             let mut offset = PAGE;
             let mut last = None;
             while let Some(header) = bytes.get(offset..).and_then(|rest| self.sound_frame(rest)) {
+                check_frame(&header, self.numbers[index], offset as u64)?;
                 offset += header.padded_len();
                 last = Some(header);
             }
@@ -338,6 +399,7 @@ impl Walk {
             if let Some((later, _)) = sound_frame_after(&bytes, offset) {
                 return Err(self.corrupt((index, offset), (index, later)));
             }
+            self.looked_into = Some((index, bytes));
             if let Some(header) = last {
                 let from = self.numbers.iter().position(|n| *n == header.recover_from);
                 return from.map(Some).ok_or_else(|| refuse(header.recover_from, "it is missing"));
@@ -356,8 +418,15 @@ impl Walk {
         Ok(is_blank(bytes.get(PAGE..).unwrap_or(&[])))
     }
 
-    fn read(&self, store: &mut impl SegmentStore, index: usize) -> Result<Vec<u8>, RecoveryError> {
-        store.read(self.numbers[index], usize::MAX).map_err(RecoveryError::Store)
+    fn read(
+        &mut self,
+        store: &mut impl SegmentStore,
+        index: usize,
+    ) -> Result<Vec<u8>, RecoveryError> {
+        match self.looked_into.take() {
+            Some((looked_into, bytes)) if looked_into == index => Ok(bytes),
+            _ => store.read(self.numbers[index], usize::MAX).map_err(RecoveryError::Store),
+        }
     }
 
     fn run(
@@ -398,6 +467,12 @@ impl Walk {
         let mut first = self.first_header(store, 0)?;
         for index in 0..start {
             let next = self.first_header(store, index + 1)?;
+            if next.first_seq < first.first_seq {
+                return Err(refuse(
+                    self.numbers[index + 1],
+                    "its records are older than those before",
+                ));
+            }
             self.segments.push(SegmentInfo {
                 number: self.numbers[index],
                 first_seq: first.first_seq,
@@ -410,7 +485,7 @@ impl Walk {
     }
 
     fn first_header(
-        &self,
+        &mut self,
         store: &mut impl SegmentStore,
         index: usize,
     ) -> Result<FrameHeader, RecoveryError> {
@@ -421,7 +496,7 @@ impl Walk {
             let len = PAGE + peeked.len as usize;
             let bytes = store.read(number, len).map_err(RecoveryError::Store)?;
             if let Some(header) = bytes.get(PAGE..).and_then(FrameHeader::read) {
-                return Ok(header);
+                return check_frame(&header, number, PAGE as u64).map(|()| header);
             }
         }
         for later in index..self.numbers.len() {
@@ -472,7 +547,7 @@ impl Walk {
     }
 
     fn next_segment_follows(
-        &self,
+        &mut self,
         store: &mut impl SegmentStore,
         index: usize,
     ) -> Result<bool, RecoveryError> {
@@ -482,7 +557,9 @@ impl Walk {
         }
         let bytes = self.read(store, index + 1)?;
         let first = bytes.get(PAGE..).and_then(FrameHeader::read);
-        Ok(first.is_some_and(|header| self.follows(&header, number)))
+        let follows = first.is_some_and(|header| self.follows(&header, number));
+        self.looked_into = Some((index + 1, bytes));
+        Ok(follows)
     }
 
     fn take(
@@ -492,6 +569,7 @@ impl Walk {
         bytes: &[u8],
         each: &mut impl FnMut(Entry),
     ) -> Result<(), RecoveryError> {
+        check_frame(header, number, self.offset)?;
         let at = self.offset as usize;
         let mut rest = &bytes[at + FRAME_HEADER..at + header.len as usize];
         for i in 0..u64::from(header.count) {
@@ -507,6 +585,9 @@ impl Walk {
                     return Err(RecoveryError::Record { segment: number, offset, reason });
                 }
             }
+        }
+        if !rest.is_empty() && !self.bugs.accept_torn_tail.is_on() {
+            return Err(bad_frame(number, self.offset, "it has more than its records"));
         }
         if self.segments.last().is_none_or(|segment| segment.number != number) {
             let first_seq = header.first_seq;
@@ -560,6 +641,25 @@ impl Walk {
             self.torn.push((segment, offset));
         }
     }
+}
+
+/// Refuses a sound frame whose header no version writes.
+fn check_frame(header: &FrameHeader, segment: u64, offset: u64) -> Result<(), RecoveryError> {
+    let bad = |reason| Err(bad_frame(segment, offset, reason));
+    if !(1..=COUNT_MAX).contains(&header.first_seq) {
+        return bad("no record has the number of its first one");
+    }
+    if header.wall_ms.max(header.clock_ms) > COUNT_MAX {
+        return bad("its time is beyond that of any frame");
+    }
+    if header.recover_from > header.segment {
+        return bad("it lets a recovery start behind it");
+    }
+    Ok(())
+}
+
+fn bad_frame(segment: u64, offset: u64, reason: &'static str) -> RecoveryError {
+    RecoveryError::Frame { segment, offset, reason }
 }
 
 /// Whether all bytes are zero, a page at a time: a segment has millions.

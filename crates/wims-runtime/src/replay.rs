@@ -1,14 +1,17 @@
 //! Replay: the journal becomes the state it ends with, by the same `apply` that made it.
 //!
 //! Promise: the state is the live one at the last durable frame, and its stream has every change
-//! that a declared consumer has not seen, as far back as the journal goes. It deliberately
-//! counts on nothing that the stack before this one declared.
+//! that a declared consumer has not seen, as far back as the journal goes. A record that cannot
+//! be where it is refuses the start. It deliberately counts on nothing that the stack before this
+//! one declared.
 
 use wims_stack::Stack;
 
 use crate::record::{Entry, Record};
 use crate::recovery::{Recovered, Recovery, RecoveryBugs, RecoveryError, SegmentStore};
 use crate::state::State;
+
+mod door;
 
 /// Recovers the journal in `store` into a state of `stack`, whose stream may take `memory_max`
 /// bytes when it has to be read anew.
@@ -19,8 +22,8 @@ use crate::state::State;
 /// have absolute values, and all that follow are read too.
 ///
 /// # Errors
-/// When the journal must not be used, or there is too much to catch up with; nothing was changed
-/// then.
+/// When the journal must not be used, has not all that a consumer goes on with, or there is too
+/// much to catch up with; nothing was changed then.
 pub fn replay(
     stack: &Stack,
     store: &mut impl SegmentStore,
@@ -30,7 +33,10 @@ pub fn replay(
     let mut recovery = Recovery::begin(store, bugs)?;
     let mut replay = Replay::of(stack);
     recovery.read(store, |entry| replay.apply(entry))?;
-    let mut state = replay.finish();
+    let mut state = replay.finish(&recovery)?;
+    if let Some(gap) = recovery.gap_before(state.goes_on_from()) {
+        return Err(gap);
+    }
     let unseen = state.unseen_from();
     if !recovery.reaches(unseen) || state.has_let_go(unseen) {
         // Two of them may be more than the memory holds.
@@ -42,7 +48,7 @@ pub fn replay(
         let mut replay = Replay::of(stack);
         replay.state.hold_from(unseen);
         recovery.read_from(store, unseen, |entry| replay.apply(entry))?;
-        state = replay.finish();
+        state = replay.finish(&recovery)?;
         state.hold_from(u64::MAX);
     }
     Ok((recovery.finish(store)?, state))
@@ -55,12 +61,14 @@ struct Replay {
     waiting: Vec<Entry>,
     named: bool,
     sweep_seen: bool,
+    /// The first record that cannot be where it is, and why; nothing is applied from there on.
+    refused: Option<(u64, &'static str)>,
 }
 
 impl Replay {
     fn of(stack: &Stack) -> Replay {
         let state = State::new(stack);
-        Replay { state, waiting: Vec::new(), named: false, sweep_seen: false }
+        Replay { state, waiting: Vec::new(), named: false, sweep_seen: false, refused: None }
     }
 
     /// Takes the next record.
@@ -68,35 +76,52 @@ impl Replay {
         if entry.seq == 1 {
             self.named = true;
         }
-        if self.named {
-            return self.state.apply(entry);
+        if self.named || self.refused.is_some() {
+            return self.admit(entry);
         }
         match &entry.record {
             Record::SweepBegan => {
                 self.sweep_seen = true;
                 self.waiting.push(entry);
             }
-            Record::Named(_) => self.state.apply(entry),
+            Record::Named(_) => self.admit(entry),
             // The first record behind the names: all that waited is older.
             _ if self.sweep_seen => {
                 self.apply_waiting();
-                self.state.apply(entry);
+                self.admit(entry);
             }
             _ => self.waiting.push(entry),
+        }
+    }
+
+    /// Applies a record that can be.
+    fn admit(&mut self, entry: Entry) {
+        if self.refused.is_some() {
+            return;
+        }
+        match door::check(&self.state, &entry) {
+            Ok(()) => self.state.apply(entry),
+            Err(reason) => self.refused = Some((entry.seq, reason)),
         }
     }
 
     fn apply_waiting(&mut self) {
         self.named = true;
         let seq = self.state.seq;
-        self.waiting.drain(..).for_each(|entry| self.state.apply(entry));
+        std::mem::take(&mut self.waiting).into_iter().for_each(|entry| self.admit(entry));
         self.state.seq = self.state.seq.max(seq);
     }
 
     /// Everything was read.
-    fn finish(mut self) -> State {
+    ///
+    /// # Errors
+    /// When a record cannot be where it is.
+    fn finish(mut self, recovery: &Recovery) -> Result<State, RecoveryError> {
         self.apply_waiting();
-        self.state
+        match self.refused {
+            None => Ok(self.state),
+            Some((seq, reason)) => Err(recovery.impossible(seq, reason)),
+        }
     }
 }
 

@@ -199,6 +199,16 @@ impl State {
         self.queue_mut(queue).appear(clock_ms);
     }
 
+    /// Whether this is the number of a table.
+    pub(crate) fn is_table(&self, number: u16) -> bool {
+        self.tables.get(usize::from(number)).is_some_and(Option::is_some)
+    }
+
+    /// Whether this is the number of a queue.
+    pub(crate) fn is_queue(&self, number: u16) -> bool {
+        self.queues.get(usize::from(number)).is_some_and(Option::is_some)
+    }
+
     /// Numbers of all tables.
     pub fn table_numbers(&self) -> impl Iterator<Item = u16> {
         numbers_of(&self.tables)
@@ -239,6 +249,13 @@ impl State {
         unseen.min().unwrap_or(u64::MAX)
     }
 
+    /// The oldest sequence at which a declared consumer goes on that has a place in the stream:
+    /// the journal must have it. [`u64::MAX`] when there is none.
+    pub fn goes_on_from(&self) -> u64 {
+        let seen = self.consumers.iter().filter_map(|consumer| self.cursor_of(consumer));
+        seen.min().map_or(u64::MAX, |seq| seq + 1)
+    }
+
     /// Whether changes from a sequence on were let go of that are to be seen again: a cursor went
     /// back.
     pub fn has_let_go(&self, seq: u64) -> bool {
@@ -250,11 +267,11 @@ impl State {
         self.held_from = seq;
     }
 
-    /// What comes after the cursor of a consumer that the stack does not have: the journal keeps
-    /// it, memory does not.
+    /// What comes after the cursors of all consumers: the journal keeps it, for those as well that
+    /// the stack does not have; memory does not. Of one that has seen every change it keeps what
+    /// is no change, until a sweep moves the cursor, so that a place that is gone is always damage.
     pub fn kept_from(&self) -> Option<u64> {
-        let away = self.cursors.iter().filter(|(number, _)| !self.is_consumer(**number));
-        away.map(|(_, seq)| seq + 1).min()
+        self.cursors.values().map(|seq| seq + 1).min()
     }
 
     fn cursor_of(&self, consumer: &Consumer) -> Option<u64> {
@@ -478,6 +495,17 @@ mod tests {
         assert_eq!(state.stream_bytes(), both / 2);
         apply(&mut state, Record::Cursor { consumer: PIPE, seq: second });
         assert_eq!(state.stream_bytes(), 0);
+    }
+
+    #[test]
+    fn the_journal_keeps_what_follows_the_cursor_of_every_consumer_the_stack_has_or_has_not() {
+        let mut state = named();
+        assert_eq!((state.kept_from(), state.goes_on_from()), (None, u64::MAX));
+        apply(&mut state, Record::Cursor { consumer: PIPE, seq: 7 });
+        assert_eq!((state.kept_from(), state.goes_on_from()), (Some(8), 8));
+        apply(&mut state, Record::Named(Named { id: 2, name: "pipe/away".into() }));
+        apply(&mut state, Record::Cursor { consumer: 2, seq: 5 });
+        assert_eq!((state.kept_from(), state.goes_on_from()), (Some(6), 8));
     }
 
     #[test]

@@ -27,6 +27,9 @@ use wims_stack::{
     StreamStart, Table, TableRef,
 };
 
+#[path = "golden/hostile.rs"]
+mod hostile;
+
 /// The version whose journal is written.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Five pages: the first segment is full, and the sweep begins in the second one.

@@ -1,11 +1,15 @@
 //! What is kept for a leftover, through sweeps and restarts, and what a drop frees.
 
-use wims_stack::{Doc, QueueRef, Stack, StreamStart, TargetRef, Template};
+use wims_stack::{
+    ApiRef, ApiTarget, Doc, FunctionRef, Pipe, PipeSource, PipeTarget, QueueRef, Redrive, Stack,
+    StreamStart, TableRef, TargetRef, Template, Topic, TopicRef, Write,
+};
 
 use super::*;
+use crate::functions::{CallOutcome, Delivery, DeliveryInput, Function};
 use crate::io::Query;
 use crate::quiet::{self, Quiet, functions, numbers, stack_with};
-use crate::record::{Named, Waiting};
+use crate::record::{Named, Paced, Waiting};
 
 /// Small, so that sweeps come soon.
 const SEGMENT_BYTES: u64 = 256 << 10;
@@ -149,6 +153,68 @@ fn a_workflow_taken_away_keeps_what_waits_until_it_is_dropped() {
     let quiet = quiet.restart(&stack, &functions());
     let state = &quiet.engine.state;
     assert_eq!((state.executions.len(), state.wakes.len()), (0, 0));
+}
+
+/// A stack whose pipe `second` calls an API for the messages of the queue `seen`.
+fn with_second_at_an_api() -> Stack {
+    let (mut stack, alarm) = (stack_with(None), TopicRef::new("team"));
+    let seen = stack.queues.iter_mut().find(|queue| queue.name.name() == "seen");
+    let redrive = Redrive { dead_letters: QueueRef::new("dead"), receive_count_max: 10 };
+    seen.expect("it is declared").redrive = Some(redrive);
+    stack.topics.push(Topic { name: alarm.clone(), subscriptions: Vec::new() });
+    stack.apis.push(ApiRef::new("api"));
+    let target = ApiTarget {
+        api: ApiRef::new("api"),
+        path: "/".into(),
+        table: TableRef::new("T"),
+        prepare: FunctionRef::new("prepare"),
+        outcome: FunctionRef::new("outcome"),
+        rate_per_second: 100.0,
+        burst: 5,
+        in_flight_max: 5,
+        timeout_ms: 1_000,
+        alarm,
+    };
+    stack.pipes.push(Pipe {
+        name: "second".into(),
+        source: PipeSource::Queue(QueueRef::new("seen")),
+        target: PipeTarget::Api(target),
+    });
+    stack
+}
+
+fn prepare(_: &DeliveryInput<'_>) -> Delivery {
+    Delivery::Drop
+}
+
+fn outcome(_: &DeliveryInput<'_>, _: &CallOutcome) -> Vec<Write> {
+    Vec::new()
+}
+
+#[test]
+fn a_pipe_that_reads_a_queue_now_keeps_what_it_has_learned_when_its_place_is_dropped() {
+    let reads_stream = stack_with(Some(StreamStart::Now));
+    let mut quiet = Quiet::start(&reads_stream, &functions());
+    quiet.put_all(numbers(0..2));
+    let reads_queue = with_second_at_an_api();
+    let functions = functions()
+        .with("prepare", Function::Prepare(prepare))
+        .with("outcome", Function::Outcome(outcome));
+    let mut quiet = quiet.restart(&reads_queue, &functions);
+    let pipe = quiet.engine.state.number("pipe/second").expect("it is declared");
+    let (rate_milli, paused_until_ms, unknowns, misdirected) = (7_000, 3, 2, true);
+    let paced = Paced { pipe, rate_milli, paused_until_ms, unknowns, misdirected };
+    quiet.engine.emit(Cause::default(), Record::Paced(paced.clone()));
+    quiet.pass_ms(10);
+    assert!(dropped(&mut quiet, "pipe/second").seen_up_to.is_some());
+    assert_eq!(quiet.engine.state.paced.get(&pipe), Some(&paced));
+    let quiet = quiet.restart(&reads_queue, &functions);
+    assert!(quiet.engine.leftovers().is_empty());
+    assert_eq!(quiet.engine.state.paced.get(&pipe), Some(&paced));
+    // Nobody has it any more: then all of it goes.
+    let mut quiet = quiet.restart(&stack_with(None), &functions);
+    assert_eq!(dropped(&mut quiet, "pipe/second").seen_up_to, None);
+    assert!(quiet.engine.state.paced.is_empty());
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Where a new pipe starts, and that recovery goes back as far as that.
 
+use std::collections::BTreeMap;
+
 use wims_stack::table::Closed;
 use wims_stack::{Condition, Doc, Log, LogRef, StreamStart};
 
@@ -107,7 +109,8 @@ fn a_pipe_that_has_seen_all_needs_no_second_reading_however_long_nothing_changes
     let mut recovery = Recovery::begin(&mut quiet.disk, RecoveryBugs::default()).expect("sound");
     let mut replay = Replay::of(&stack);
     recovery.read(&mut quiet.disk, |entry| replay.apply(entry)).expect("it is sound");
-    assert!(recovery.reaches(replay.finish().unseen_from()));
+    let state = replay.finish(&recovery).expect("it is sound");
+    assert!(recovery.reaches(state.unseen_from()));
     assert_eq!(quiet.texts("seen"), numbers(0..next));
 }
 
@@ -148,4 +151,80 @@ fn more_to_catch_up_with_than_the_memory_may_take_stops_the_start() {
     let refused = replayed(2 * SEGMENT_BYTES);
     assert!(matches!(refused, Err(RecoveryError::Backlog { bytes }) if bytes > 2 * SEGMENT_BYTES));
     assert!(replayed(64 * SEGMENT_BYTES).is_ok_and(|waiting| waiting > 100));
+}
+
+#[test]
+fn a_missing_segment_in_which_a_pipe_goes_on_stops_the_start_and_nothing_is_changed() {
+    let (with, without) = (stack_with(Some(StreamStart::Now)), stack_with(None));
+    let mut quiet = Quiet::with_segments_of(SEGMENT_BYTES, &with, &functions());
+    quiet.put_all(numbers(0..5));
+    let mut quiet = quiet.restart(&without, &functions());
+    quiet.put_until_swept(5, 2);
+    assert!(quiet.engine.needed().recover_from > 2, "recovery alone needs neither");
+    let replayed = |stack: &Stack, disk: &mut SimDisk| {
+        replay(stack, disk, RecoveryBugs::default(), u64::MAX).map(|(_, state)| state.seq)
+    };
+    assert!(replayed(&with, &mut quiet.disk.clone()).is_ok());
+    for missing in [1, 2] {
+        let mut disk = quiet.disk.clone();
+        disk.remove(missing);
+        let before = disk.stored().clone();
+        let refused = replayed(&with, &mut disk);
+        let oldest = missing + 1;
+        let is_told = |gap: &RecoveryError| {
+            matches!(gap, RecoveryError::Gap { seq, segment, oldest: first }
+                if *segment == oldest && first > seq)
+        };
+        assert!(refused.as_ref().is_err_and(is_told), "without {missing}: {refused:?}");
+        assert_eq!(*disk.stored(), before);
+        // Without the pipe nothing is missing: it can be dropped there.
+        assert!(replayed(&without, &mut disk).is_ok());
+    }
+}
+
+/// A disk that counts how often each of its segments is read whole.
+struct Counted(SimDisk, BTreeMap<u64, usize>);
+
+impl SegmentStore for Counted {
+    fn list(&mut self) -> Result<Vec<u64>, String> {
+        self.0.list()
+    }
+
+    fn read(&mut self, segment: u64, len: usize) -> Result<Vec<u8>, String> {
+        *self.1.entry(segment).or_default() += usize::from(len == usize::MAX);
+        self.0.read(segment, len)
+    }
+
+    fn cut(&mut self, segment: u64, offset: u64) -> Result<(), String> {
+        self.0.cut(segment, offset)
+    }
+
+    fn discard(&mut self, segment: u64) -> Result<(), String> {
+        self.0.discard(segment)
+    }
+}
+
+#[test]
+fn a_recovery_reads_each_segment_it_needs_once_and_the_last_one_for_where_to_start() {
+    let stack = stack_with(None);
+    let mut quiet = Quiet::with_segments_of(SEGMENT_BYTES, &stack, &functions());
+    // Of those with frames: the prepared ones are searched for frames behind a bad one.
+    let whole = |quiet: &Quiet| {
+        let mut counted = Counted(quiet.disk.clone(), BTreeMap::new());
+        let replayed = replay(&stack, &mut counted, RecoveryBugs::default(), u64::MAX);
+        assert!(replayed.is_ok());
+        let last = quiet.engine.journal.current_segment();
+        let read = counted.1.into_iter().filter(|(number, times)| *number <= last && *times > 0);
+        read.map(|(_, times)| times).collect::<Vec<_>>()
+    };
+    quiet.put_all(numbers(0..2));
+    assert_eq!(whole(&quiet), [1], "it starts in the last one");
+    quiet.put_until_swept(2, 1);
+    while quiet.engine.journal.current_segment() < quiet.engine.needed().recover_from + 2 {
+        quiet.put(&format!("more {}", quiet.engine.last_seq()));
+        quiet.pass_ms(1);
+    }
+    quiet.pass_ms(10);
+    let (last, others) = (2, 1);
+    assert_eq!(whole(&quiet), [others, others, last]);
 }
