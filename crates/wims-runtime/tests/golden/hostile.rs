@@ -164,7 +164,8 @@ fn a_record_that_cannot_be_where_it_is_is_refused_with_its_place() {
 
 #[test]
 fn numbers_of_a_frame_beyond_all_bounds_are_refused() {
-    let changes: [(&str, fn(&mut FrameHeader)); 7] = [
+    type Change = (&'static str, fn(&mut FrameHeader));
+    let changes: [Change; 7] = [
         ("no sequence", |header| header.first_seq = 0),
         ("the last sequence", |header| header.first_seq = u64::MAX),
         ("no record", |header| header.count = 0),

@@ -30,7 +30,7 @@ const SETTLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// What `bench load` takes.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  \
-    wims bench load  # three rounds at 64 and at 256 connections\n  \
+    wims bench load  # seven rounds at 64 and at 256 connections\n  \
     wims bench load --connections 16 --rounds 1 --seconds 2 --no-latency  # a look\n  \
     wims bench load --serve-arg=--segment-mb=128  # another setting of the server\n\n\
     Stores are folders in TMPDIR, of about a gigabyte at most; each is removed after its run.")]
@@ -39,11 +39,12 @@ pub struct LoadArgs {
     #[arg(long, env = "WIMS_BENCH_LOAD_CONNECTIONS", value_delimiter = ',',
         default_values_t = [64, 256])]
     connections: Vec<usize>,
-    /// Rounds; each alternates no-op and wims, the row is their median
-    #[arg(long, env = "WIMS_BENCH_LOAD_ROUNDS", default_value_t = 3)]
+    /// Rounds; each alternates no-op and wims, the row is their median. Many short ones see
+    /// through a noisy machine better than few long ones
+    #[arg(long, env = "WIMS_BENCH_LOAD_ROUNDS", default_value_t = 7)]
     rounds: usize,
     /// Seconds of load a round, for each of the two
-    #[arg(long, env = "WIMS_BENCH_LOAD_SECONDS", default_value_t = 7)]
+    #[arg(long, env = "WIMS_BENCH_LOAD_SECONDS", default_value_t = 3)]
     seconds: u64,
     /// Skip the run at half the load that measures latency
     #[arg(long, env = "WIMS_BENCH_LOAD_NO_LATENCY", value_parser = BoolishValueParser::new())]

@@ -161,7 +161,8 @@ fn a_setting_of_the_sandbox_beside_a_payments_api_is_refused_before_anything_is_
     let serve = ["serve", "--listen=127.0.0.1:0", "--data-dir", data.as_str()];
     let (api, rate) = ("--payments-url=http://127.0.0.1:9", "--sandbox-rate=50");
     let in_variables = [("WIMS_PAYMENTS_URL", "http://127.0.0.1:9"), ("WIMS_SANDBOX_RATE", "50")];
-    let cases: [(&[(&str, &str)], &[&str]); 4] = [
+    type Case<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str]);
+    let cases: [Case<'_>; 4] = [
         (&[], &[api, rate]),
         (&in_variables[..1], &[rate]),
         (&in_variables[1..], &[api]),
