@@ -198,8 +198,8 @@ impl Workload {
     fn input(&mut self, ticket: Ticket, request: &Request, history: &SimHistory) -> Input {
         let is_traced = self.is_traced && self.slots & 1 == 0;
         let trace = TraceId::new(u128::from(self.slots)).filter(|_| is_traced);
-        let call =
-            |route, arguments| Input::Call { ticket, route, arguments, history: None, trace };
+        let (history, key) = (None, None);
+        let call = |route, arguments| Input::Call { ticket, route, arguments, history, trace, key };
         let (product, model) = (Field::Str(DEFAULT_SKU.product), Field::Str(DEFAULT_SKU.model));
         match request {
             Request::Order { customer, quantity } => {
@@ -226,8 +226,9 @@ impl Workload {
             Request::Ship { order_id } => {
                 let arguments = Doc::object(&[("orderId", Field::Str(order_id))]);
                 let closed = history.find(TABLE, "orderId", order_id);
+                let (route, key) = ("ship-order", None);
                 let history = closed.map(|item| item.doc.clone());
-                Input::Call { ticket, route: "ship-order", arguments, history, trace }
+                Input::Call { ticket, route, arguments, history, trace, key }
             }
             Request::Look => Input::Query { ticket, query: self.look() },
             Request::Redrive => {
@@ -265,7 +266,7 @@ impl Workload {
     pub fn answered(&mut self, slot: u64, answer: Answer) -> Option<Fact> {
         let request = self.open.remove(&slot)?;
         match answer {
-            Answer::Done(reply) => {
+            Answer::Done(reply) | Answer::Repeated(reply) => {
                 self.note_done(&request, &reply);
                 Some(Fact::Done(request, reply))
             }
