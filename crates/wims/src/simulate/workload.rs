@@ -14,6 +14,7 @@ use wims_runtime::sim::world::SECOND_US;
 use wims_runtime::trace::TraceId;
 use wims_stack::{Doc, Field};
 
+use super::keys::KeyedOrders;
 use super::{Fact, Request, WORKLOAD};
 use crate::domain::{DEFAULT_SKU, ORDER_QUANTITY_MAX, TABLE};
 
@@ -59,6 +60,7 @@ pub struct Workload {
     known: Vec<String>,
     /// To be asked at once.
     errands: Vec<Request>,
+    keyed: KeyedOrders,
 }
 
 impl Workload {
@@ -78,6 +80,7 @@ impl Workload {
             ready: Vec::new(),
             known: Vec::new(),
             errands: Vec::new(),
+            keyed: KeyedOrders::new(seed),
         }
     }
 
@@ -118,6 +121,9 @@ impl Workload {
         let mut requests = std::mem::take(&mut self.errands);
         if requests.is_empty() {
             requests = self.next_requests();
+            if matches!(self.stage, Stage::Orders | Stage::Afterwards(_)) {
+                requests.extend(self.keyed.ask().into_iter().map(Request::Keyed));
+            }
             self.due_us = now_us + self.pause_us();
         }
         for request in requests {
@@ -207,6 +213,7 @@ impl Workload {
                 let arguments = Doc::object(&[customer, ("quantity", Field::Int(*quantity))]);
                 call("create-order", arguments)
             }
+            Request::Keyed(order) => order.input(ticket, trace),
             Request::Receive { quantity } => {
                 let quantity = ("quantity", Field::Int(*quantity));
                 let arguments = Doc::object(&[("model", model), ("product", product), quantity]);
@@ -266,10 +273,11 @@ impl Workload {
     pub fn answered(&mut self, slot: u64, answer: Answer) -> Option<Fact> {
         let request = self.open.remove(&slot)?;
         match answer {
-            Answer::Done(reply) | Answer::Repeated(reply) => {
+            Answer::Done(reply) => {
                 self.note_done(&request, &reply);
                 Some(Fact::Done(request, reply))
             }
+            Answer::Repeated(reply) => Some(Fact::Repeated(request, reply)),
             Answer::Refused(refusal) => Some(Fact::Refused(request, Some(refusal.kind))),
             Answer::Full { .. } => Some(Fact::Refused(request, None)),
             Answer::Item(item) => Some(Fact::Read(item.into_iter().map(|item| item.0).collect())),
@@ -300,7 +308,8 @@ impl Workload {
                 self.placed += 1;
                 self.known.extend(reply.str("orderId").map(str::to_owned));
             }
-            Request::Receive { .. }
+            Request::Keyed(_)
+            | Request::Receive { .. }
             | Request::Describe
             | Request::Ship { .. }
             | Request::Look
