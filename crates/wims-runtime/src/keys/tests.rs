@@ -1,3 +1,5 @@
+//! Keys through an engine in its quiet world, and the table they are in.
+
 use wims_stack::table::{Action, Condition, Write};
 use wims_stack::{Field, QueueRef, TargetRef, Template};
 
