@@ -4,7 +4,7 @@
 //! sweeps, evictions and passing time made of their insides; states that differ in an effect
 //! differ in a digest. Deliberately left out: the clock itself, the sequence of an item's last
 //! change (a sweep writes it anew), closed items (which of them wait for history is no effect),
-//! and services that have expired.
+//! and services and keys that have expired.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -16,6 +16,7 @@ use wims_stack::table::{PARTITION_KEY, SORT_KEY};
 use crate::engine::Engine;
 use crate::fnv::Fnv;
 use crate::items::{Item, text};
+use crate::keys::Keyed;
 use crate::state::{Execution, State};
 
 /// A state as hashes of its parts.
@@ -68,6 +69,7 @@ impl State {
             ("executions", hash_executions(self)),
             ("paced", hash_paced(self)),
             ("served", hash_served(self)),
+            ("keys", hash_keys(self)),
             ("ids", hashed(|to| self.last_id.hash(to))),
             ("history", hashed(|to| self.historied.hash(to))),
             ("sweep", hashed(|to| self.swept.hash(to))),
@@ -158,4 +160,12 @@ fn hash_served(state: &State) -> u64 {
             served.hash(to);
         }
     })
+}
+
+/// In whatever order they are in memory: a recovery meets them in another one.
+fn hash_keys(state: &State) -> u64 {
+    let all = state.keys.from(0).map(|(_, keyed)| *keyed);
+    let mut live: Vec<Keyed> = all.filter(|keyed| keyed.is_live(state.clock_ms)).collect();
+    live.sort_unstable();
+    hashed(|to| live.hash(to))
 }

@@ -15,6 +15,7 @@ use crate::api_pipe::ApiPipe;
 use crate::functions::{Functions, Refusal, RouteInput, Routed};
 use crate::io::{Answer, Input, Now, Output, Ticket};
 use crate::journal::{Journal, Needed};
+use crate::keys::{KEYS_MAX, Keyed, RequestKey};
 use crate::mails::Mails;
 use crate::plan::{Plan, PlanError, compile, resource_names};
 use crate::record::{Entry, Named, Record, Waiting};
@@ -55,6 +56,8 @@ pub struct EngineOptions {
     pub memory_max: u64,
     /// Intake is refused when more changes than this wait for a pipe.
     pub change_lag_max: usize,
+    /// New keys of requests are refused when so many are kept.
+    pub keys_max: usize,
     /// Seed of ids and jitter.
     pub seed: u64,
     /// Delivers to targets out of order and again; off except in the simulator.
@@ -69,6 +72,7 @@ impl Default for EngineOptions {
             segment_bytes: SEGMENT_BYTES,
             memory_max: u64::MAX,
             change_lag_max: CHANGE_LAG_MAX,
+            keys_max: KEYS_MAX,
             seed: 0,
             redeliver: None,
             bugs: EngineBugs::default(),
@@ -89,6 +93,8 @@ pub struct EngineBugs {
     pub cursor_apart: Planted,
     /// Does not know any more when the executions go on that a former life left waiting.
     pub lose_timers: Planted,
+    /// Records a request's key a step late, so that what comes in between does not know of it.
+    pub late_keys: Planted,
     /// See [`RecoveryBugs`].
     pub recovery: RecoveryBugs,
 }
@@ -144,6 +150,8 @@ pub struct Engine {
     /// The last sequence each stream pipe has seen, cursors not yet written included.
     pub(crate) positions: Vec<u64>,
     pub(crate) found: Vec<usize>,
+    /// Keys that the planted bug has not recorded yet; none without it.
+    pub(crate) late_keys: Vec<(Keyed, Option<TraceId>)>,
     pub(crate) history_busy: bool,
     pub(crate) history_retry_ms: u64,
     ids_given: bool,
@@ -192,6 +200,7 @@ impl Engine {
             redelivery: Redelivery::default(),
             positions: Vec::new(),
             found: Vec::new(),
+            late_keys: Vec::new(),
             history_busy: false,
             history_retry_ms: 0,
             ids_given: false,
@@ -218,6 +227,7 @@ impl Engine {
         }
         self.plan = Arc::new(plan);
         self.state.find_closed();
+        self.state.keys.sort(self.state.clock_ms);
         self.appear_everywhere();
         self.start_api_pipes();
         self.release_held();
@@ -243,8 +253,12 @@ impl Engine {
     pub fn step(&mut self, now: Now, inputs: &mut Vec<Input>, outputs: &mut Vec<Output>) {
         self.advance_clock(now);
         self.appear_everywhere();
+        self.forget_keys();
         if self.options.bugs.cursor_apart.is_on() {
             self.write_late_cursors(&self.plan.clone());
+        }
+        if self.options.bugs.late_keys.is_on() {
+            self.record_late_keys();
         }
         let mut left = Vec::new();
         for input in inputs.drain(..) {
@@ -405,8 +419,9 @@ impl Engine {
 
     fn take(&mut self, input: Input, outputs: &mut Vec<Output>, now_us: u64) {
         match input {
-            Input::Call { ticket, route, arguments, history, trace } => {
-                let answer = self.call(route, &arguments, history.as_ref(), trace);
+            Input::Call { ticket, route, arguments, history, trace, key } => {
+                let key = key.as_deref();
+                let answer = self.call(route, &arguments, history.as_ref(), trace, key);
                 self.calls += u64::from(matches!(answer, Answer::Done(_)));
                 self.reply(ticket, answer, outputs);
             }
@@ -440,13 +455,15 @@ impl Engine {
         }
     }
 
-    /// Carries out a request through a route, in one transaction.
+    /// Carries out a request through a route, in one transaction, or makes the answer of the first
+    /// one with its key again.
     fn call(
         &mut self,
         route: &str,
         arguments: &Doc,
         history: Option<&Doc>,
         trace: Option<TraceId>,
+        key: Option<&RequestKey>,
     ) -> Answer {
         if let Some(reason) = self.refuses_calls() {
             return Answer::Full { retry_after_s: 1, reason };
@@ -458,24 +475,35 @@ impl Engine {
                 detail: format!("the stack has no route {route}"),
             });
         };
-        let id = self.next_id();
+        let first = match key.map_or(Ok(None), |key| self.first_with(key)) {
+            Ok(first) => first,
+            Err(answer) => return answer,
+        };
+        let id = first.unwrap_or_else(|| self.next_id());
         let input = RouteInput {
             arguments,
             history,
             reads: crate::functions::Reads::of(self.state.table(route.table)),
             now_ms: self.now.wall_ms,
             id,
+            repeated: first.is_some(),
         };
         let routed = catch_unwind(AssertUnwindSafe(|| (route.function)(&input)));
         match routed.unwrap_or_else(|_| Err(Refusal::of_panic())) {
             Err(refusal) => Answer::Refused(refusal),
+            Ok(routed) if first.is_some() => Answer::Repeated(routed.reply),
             // What is open must be able to come to its end, or memory never gets free.
             Ok(routed) if self.is_memory_full() && self.adds_items(route.table, &routed.writes) => {
                 Answer::Full { retry_after_s: 1, reason: MEMORY_FULL }
             }
             Ok(Routed { writes, reply }) => {
                 match self.transact(route.table, &writes, Cause::of_trace(trace)) {
-                    Ok(()) => Answer::Done(reply),
+                    Ok(()) => {
+                        if let Some(key) = key {
+                            self.record_key(key, id, trace);
+                        }
+                        Answer::Done(reply)
+                    }
                     Err(failure) => Answer::Refused(refusal_of(&failure)),
                 }
             }

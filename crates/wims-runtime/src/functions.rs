@@ -67,8 +67,12 @@ pub struct RouteInput<'a> {
     pub reads: Reads<'a>,
     /// Wall time in milliseconds since 1970.
     pub now_ms: u64,
-    /// An id of its own, a UUIDv7 that is greater than every one before.
+    /// An id of its own, a UUIDv7 that is greater than every one before; of a request that is
+    /// repeated, the one the first got.
     pub id: u128,
+    /// A request with its key was carried out before: only a reply is wanted, the one the first
+    /// got as far as that still can be told. Nothing is written.
+    pub repeated: bool,
 }
 
 /// What a function of a route wants.
@@ -89,6 +93,8 @@ pub enum RefusalKind {
     Conflict,
     /// It is well-formed but cannot be done.
     Unprocessable,
+    /// Its key is that of another request.
+    KeyReused,
     /// A bug of ours: the function panicked.
     Bug,
 }

@@ -10,6 +10,7 @@ use wims_stack::Doc;
 use crate::functions::Refusal;
 use crate::histogram::Histogram;
 use crate::journal::FrameWrite;
+use crate::keys::RequestKey;
 use crate::trace::TraceId;
 
 /// The time, as a step is told it.
@@ -45,6 +46,9 @@ pub enum Input {
         history: Option<Doc>,
         /// The trace it belongs to, as who asks has told.
         trace: Option<TraceId>,
+        /// Under this key it is carried out once. Few have one, and those that have none are not
+        /// to carry its room around.
+        key: Option<Box<RequestKey>>,
     },
     /// A request that reads.
     Query {
@@ -176,6 +180,8 @@ pub enum Query {
 pub enum Answer {
     /// A call was carried out and is durable.
     Done(Doc),
+    /// A call with this key was carried out before; this is its answer, made again.
+    Repeated(Doc),
     /// A request was refused; nothing was written.
     Refused(Refusal),
     /// Too much is under way; nothing was written.

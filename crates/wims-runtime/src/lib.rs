@@ -14,6 +14,7 @@ pub mod histogram;
 pub mod io;
 pub mod items;
 pub mod journal;
+pub mod keys;
 pub mod messages;
 pub mod pacing;
 pub mod plan;

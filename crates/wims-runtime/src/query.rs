@@ -184,7 +184,8 @@ impl Engine {
         let tables = self.state.table_numbers().map(|n| self.state.table(n).memory_bytes());
         let queues = self.state.queue_numbers().map(|n| self.state.queue(n).memory_bytes());
         let waiting = self.state.executions_bytes() + self.state.stream_bytes();
-        (waiting + tables.chain(queues).sum::<usize>()) as u64
+        let others = waiting + self.state.keys.memory_bytes();
+        (others + tables.chain(queues).sum::<usize>()) as u64
     }
 
     fn status(&self) -> Status {
@@ -200,6 +201,7 @@ impl Engine {
         );
         memory.push(("executions".into(), self.state.executions_bytes()));
         memory.push(("stream".into(), self.state.stream_bytes()));
+        memory.push(("keys".into(), self.state.keys.memory_bytes()));
         Status {
             items: of_tables(&|number| self.state.table(number).len()),
             by_status: self.by_status(&tables),

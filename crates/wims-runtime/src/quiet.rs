@@ -201,7 +201,8 @@ impl Quiet {
     pub fn put_traced(&mut self, sk: &str, trace: Option<TraceId>) {
         let (ticket, arguments) =
             (Ticket { inbox: 0, slot: 0 }, Doc::object(&[("sk", Field::Str(sk))]));
-        self.inputs.push(Input::Call { ticket, route: "put", arguments, history: None, trace });
+        let (route, history, key) = ("put", None, None);
+        self.inputs.push(Input::Call { ticket, route, arguments, history, trace, key });
     }
 
     /// Puts new items, one after the other.
@@ -235,14 +236,25 @@ impl Quiet {
     /// The answer to putting a new item.
     pub fn ask_to_put(&mut self, sk: &str) -> Answer {
         let arguments = Doc::object(&[("sk", Field::Str(sk))]);
-        let (route, history, trace) = ("put", None, None);
-        self.answer_to(|ticket| Input::Call { ticket, route, arguments, history, trace })
+        let (route, history, trace, key) = ("put", None, None, None);
+        self.answer_to(|ticket| Input::Call { ticket, route, arguments, history, trace, key })
     }
 
-    fn answer_to(&mut self, request: impl FnOnce(Ticket) -> Input) -> Answer {
-        self.inputs.push(request(Ticket { inbox: ASKER, slot: 0 }));
+    /// The answer to a request.
+    pub fn answer_to(&mut self, request: impl FnOnce(Ticket) -> Input) -> Answer {
+        self.ask_in_the_next_step(request);
         self.pass_ms(10);
         self.answers.pop().expect("it is answered")
+    }
+
+    /// Asks; the answer is among [`Quiet::take_answers`] once it is durable.
+    pub fn ask_in_the_next_step(&mut self, request: impl FnOnce(Ticket) -> Input) {
+        self.inputs.push(request(Ticket { inbox: ASKER, slot: 0 }));
+    }
+
+    /// Answers nobody has looked at, in the order they came.
+    pub fn take_answers(&mut self) -> Vec<Answer> {
+        std::mem::take(&mut self.answers)
     }
 
     /// The API answers a call with this status, in the next step.
@@ -253,13 +265,16 @@ impl Quiet {
 
     /// Lets time pass, a step each millisecond.
     pub fn pass_ms(&mut self, ms: u64) {
-        for _ in 0..ms {
-            let mut outputs = Vec::new();
-            let Now { wall_ms, mono_us } = self.now;
-            self.now = Now { wall_ms: wall_ms + 1, mono_us: mono_us + 1_000 };
-            self.engine.step(self.now, &mut self.inputs, &mut outputs);
-            outputs.into_iter().for_each(|output| self.carry_out(output));
-        }
+        (0..ms).for_each(|_| self.leap_ms(1));
+    }
+
+    /// Lets time pass in one step.
+    pub fn leap_ms(&mut self, ms: u64) {
+        let mut outputs = Vec::new();
+        let Now { wall_ms, mono_us } = self.now;
+        self.now = Now { wall_ms: wall_ms + ms, mono_us: mono_us + ms * 1_000 };
+        self.engine.step(self.now, &mut self.inputs, &mut outputs);
+        outputs.into_iter().for_each(|output| self.carry_out(output));
     }
 
     /// Disk and history are there, who asks is told, mails and calls are kept; nobody else is outside.

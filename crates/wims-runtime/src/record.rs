@@ -7,6 +7,7 @@
 use wims_stack::doc::{read_varint, write_varint};
 use wims_stack::{Doc, Field, Kind};
 
+use crate::keys::{KEYED_BYTES, Keyed};
 use crate::trace::TraceId;
 
 /// One record with where it stands and what it follows from.
@@ -114,6 +115,8 @@ pub enum Record {
         /// The resource's number.
         id: u16,
     },
+    /// A request with a key was carried out; a sweep writes it again as it is.
+    Keyed(Keyed),
 }
 
 /// See [`Record::Named`].
@@ -283,6 +286,7 @@ impl Record {
             Record::Historied { .. } => 18,
             Record::Dropped { .. } => 19,
             Record::Archived { .. } => 20,
+            Record::Keyed(_) => 21,
         }
     }
 
@@ -340,6 +344,7 @@ impl Record {
                 write_bytes(to, sk.as_bytes());
             }
             Record::Dropped { id } => write_varint(to, (*id).into()),
+            Record::Keyed(keyed) => keyed.write(to),
         }
     }
 
@@ -388,13 +393,14 @@ impl Record {
             18 => Record::Historied { seq: from.number()? },
             19 => Record::Dropped { id: from.small()? },
             20 => Record::Archived { table: from.small()?, pk: from.text()?, sk: from.text()? },
+            21 => Record::Keyed(Keyed::read(from.take(KEYED_BYTES)?)?),
             _ => return None,
         })
     }
 }
 
 /// The largest kind this build knows.
-pub const KIND_MAX: u8 = 20;
+pub const KIND_MAX: u8 = 21;
 
 /// No sequence, time in milliseconds or number of a segment gets here: a million records a second
 /// take 285 years. Below it, what is computed from them overflows nowhere.
@@ -684,6 +690,7 @@ mod tests {
         }));
         round(Record::LastId { id: u128::MAX - 1 });
         round(Record::Dropped { id: 300 });
+        round(Record::Keyed(Keyed { expires_ms: 1 << 40, hash: u128::MAX - 2, body: 3, id: 4 }));
     }
 
     #[test]

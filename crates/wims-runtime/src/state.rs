@@ -10,6 +10,7 @@ use wims_stack::table::{PARTITION_KEY, Table};
 use wims_stack::{Doc, PipeSource, Stack, StreamStart, TableRef};
 
 use crate::items::{Items, text};
+use crate::keys::Keys;
 use crate::messages::{Message, Messages};
 use crate::record::{Change, Entry, Hidden, Paced, Record, Sent, SweptMessage, Waiting};
 use crate::trace::TraceId;
@@ -91,6 +92,8 @@ pub struct State {
     pub paced: BTreeMap<u16, Paced>,
     /// Until when a subscription has served a subject.
     pub served: BTreeMap<(u16, u64), u64>,
+    /// Keys of requests that were carried out.
+    pub(crate) keys: Keys,
     /// The largest id given out.
     pub last_id: u128,
     /// History holds what closed up to this sequence.
@@ -129,6 +132,7 @@ impl State {
             wakes: BTreeSet::new(),
             paced: BTreeMap::new(),
             served: BTreeMap::new(),
+            keys: Keys::default(),
             last_id: 0,
             historied: 0,
             seq: 0,
@@ -163,6 +167,7 @@ impl State {
             Record::Historied { seq } => self.historied(seq),
             Record::Archived { table, pk, sk } => self.items_mut(table).archive(&pk, &sk),
             Record::Dropped { id } => self.dropped(id),
+            Record::Keyed(keyed) => self.keys.set(keyed),
             Record::Event(_) | Record::Skipped { .. } | Record::SweepBegan => {}
         }
     }

@@ -9,7 +9,7 @@ use crate::messages::Message;
 use crate::record::{Change, Hidden, Named, Record, SweptMessage};
 use crate::state::Execution;
 
-/// Items or messages looked at in one slice.
+/// Items, messages or keys looked at in one slice.
 const SLICE: usize = 64;
 /// From one slice to the next: a sweep takes a few percent of a processor, and two of a million
 /// items overlap no more than disk for as much again.
@@ -48,11 +48,12 @@ struct Running {
     due_us: u64,
 }
 
-/// What comes next.
+/// What comes next; of keys, those from a number on that were there when they were come to.
 enum Place {
     Items { table: u16, slot: usize },
     Messages { queue: u16, id: u64 },
     Executions { id: u64 },
+    Keys { number: u64, end: u64 },
     End,
 }
 
@@ -129,6 +130,7 @@ impl Engine {
             Place::Items { table, slot } => self.sweep_items(table, slot),
             Place::Messages { queue, id } => self.sweep_messages(queue, id),
             Place::Executions { id } => self.sweep_executions(id),
+            Place::Keys { number, end } => self.sweep_keys(number, end),
             Place::End => Place::End,
         }
     }
@@ -187,6 +189,21 @@ impl Engine {
         }
         match last {
             Some(id) if more => Place::Executions { id: id + 1 },
+            _ => Place::Keys { number: 0, end: self.state.keys.end() },
+        }
+    }
+
+    /// Keys have no trace of their own: nothing follows from them.
+    fn sweep_keys(&mut self, number: u64, end: u64) -> Place {
+        let keys = self.state.keys.from(number).take_while(|(number, _)| *number < end);
+        let keys: Vec<_> = keys.take(SLICE).map(|(number, keyed)| (number, *keyed)).collect();
+        let last = keys.last().map(|(number, _)| *number);
+        let (more, clock_ms) = (keys.len() == SLICE, self.state.clock_ms);
+        for (_, keyed) in keys.into_iter().filter(|(_, keyed)| keyed.is_live(clock_ms)) {
+            self.emit(Cause::default(), Record::Keyed(keyed));
+        }
+        match last {
+            Some(number) if more => Place::Keys { number: number + 1, end },
             _ => Place::End,
         }
     }

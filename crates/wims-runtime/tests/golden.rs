@@ -14,6 +14,7 @@ use std::sync::Once;
 use rust_decimal::Decimal;
 use wims_runtime::frame::{FRAME_HEADER, FrameHeader, PAGE, SegmentHeader};
 use wims_runtime::journal::{Journal, JournalEnd, Needed};
+use wims_runtime::keys::Keyed;
 use wims_runtime::record::{
     Change, Entry, Hidden, KIND_MAX, Named, Paced, Published, Record, Sent, SweptMessage, Waiting,
 };
@@ -332,6 +333,12 @@ fn served(subject: u64, after_ms: u64) -> Record {
     Record::Served { queue: DEAD, subject, until_ms: CLOCK_AHEAD_MS + after_ms }
 }
 
+/// A key that was used, and is forgotten so long after the journal began.
+fn keyed(hash: u128, after_ms: u64) -> Record {
+    let (body, id) = (0x0123_4567_89ab_cdef, u128::from(u64::MAX));
+    Record::Keyed(Keyed { expires_ms: CLOCK_AHEAD_MS + after_ms, hash, body, id })
+}
+
 fn last_id() -> Record {
     Record::LastId { id: 0x018b_cfe5_6800_7000_8000_0000_0000_0001 }
 }
@@ -393,6 +400,8 @@ fn go_on(to: &mut Recorder) -> Known {
     to.put(from(0), served(u64::MAX, 900_000));
     // Its time is over before the journal ends.
     to.put(from(0), served(1, 1));
+    to.put(from(0).traced(), keyed(u128::MAX, 86_400_000));
+    to.put(from(0), keyed(1, 1));
     let (table, pk, sk) = (TABLE, "a".into(), "2".into());
     to.put(from(0), Record::Archived { table, pk, sk });
     to.put(from(0), Record::Historied { seq: closed_at });
@@ -433,6 +442,7 @@ fn sweep(to: &mut Recorder, known: &Known) {
     };
     to.put(from(0), Record::SweptMessage(letter));
     to.put(from(0).traced(), waiting(known.execution, 2));
+    to.put(from(0), keyed(u128::MAX, 86_400_000));
     to.put(from(0), Record::SweepEnded { began, segment: 2 });
 }
 

@@ -352,7 +352,8 @@ impl LogReader {
             | Record::LastId { .. }
             | Record::Archived { .. }
             | Record::Historied { .. }
-            | Record::Dropped { .. } => {}
+            | Record::Dropped { .. }
+            | Record::Keyed(_) => {}
         }
     }
 

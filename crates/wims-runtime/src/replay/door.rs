@@ -69,6 +69,10 @@ pub(super) fn check(state: &State, entry: &Entry) -> Checked {
         Record::Archived { table, .. } => check_table(state, *table),
         Record::Historied { seq: closed } => check_older(seq, *closed),
         Record::Dropped { id } => check_number(state, *id, ""),
+        Record::Keyed(keyed) => {
+            check_times(&[keyed.expires_ms])?;
+            holds(keyed.id < ID_MAX, "its id is beyond all times")
+        }
     }
 }
 

@@ -134,8 +134,8 @@ impl Outside for Writer {
         self.due_us = now_us + 7_000;
         let ticket = Ticket { inbox: 0, slot: self.asked };
         let arguments = Doc::object(&[]);
-        let (route, history, trace) = ("write-note", None, None);
-        inputs.push(Input::Call { ticket, route, arguments, history, trace });
+        let (route, history, trace, key) = ("write-note", None, None, None);
+        inputs.push(Input::Call { ticket, route, arguments, history, trace, key });
     }
 
     fn answered(&mut self, _: u64, ticket: Ticket, answer: Answer, _: &SimHistory) -> Verdict {
@@ -152,6 +152,7 @@ impl Outside for Writer {
                 return Err(Violation(format!("note {id:?} is gone")));
             }
             Answer::Item(Some(_))
+            | Answer::Repeated(_)
             | Answer::Refused(_)
             | Answer::Full { .. }
             | Answer::Items(_)

@@ -33,8 +33,8 @@ impl Trace {
         let to = &mut self.hasher;
         discriminant(input).hash(to);
         match input {
-            Input::Call { ticket, route, arguments, history, trace } => {
-                (ticket, route, arguments.bytes(), trace).hash(to);
+            Input::Call { ticket, route, arguments, history, trace, key } => {
+                (ticket, route, arguments.bytes(), trace, key).hash(to);
                 history.as_ref().map(Doc::bytes).hash(to);
             }
             Input::Query { ticket, query } => (ticket, discriminant(query)).hash(to),
@@ -55,7 +55,7 @@ impl Trace {
         match output {
             Output::Reply(ticket, answer) => {
                 (ticket, discriminant(answer)).hash(to);
-                if let Answer::Done(reply) = answer {
+                if let Answer::Done(reply) | Answer::Repeated(reply) = answer {
                     reply.bytes().hash(to);
                 }
             }

@@ -110,8 +110,8 @@ struct Bench {
 impl Bench {
     fn ask(&mut self, route: &'static str, arguments: Doc) {
         let ticket = Ticket { inbox: 0, slot: 0 };
-        let (history, trace) = (None, None);
-        self.inputs.push(Input::Call { ticket, route, arguments, history, trace });
+        let (history, trace, key) = (None, None, None);
+        self.inputs.push(Input::Call { ticket, route, arguments, history, trace, key });
     }
 
     /// One step; what it asks for is done at once.

@@ -453,7 +453,8 @@ async fn try_to_seed(client: &Client, has_route: bool) -> Result<Option<&'static
         return Ok(None);
     }
     let (route, arguments) = (SEED_ROUTE, Doc::object(&[]));
-    let call = |ticket| Input::Call { ticket, route, arguments, history: None, trace: None };
+    let (history, trace, key) = (None, None, None);
+    let call = |ticket| Input::Call { ticket, route, arguments, history, trace, key };
     match client.ask(call).await {
         Some(Answer::Full { reason, .. }) => Ok(Some(reason)),
         Some(Answer::Refused(refusal)) if has_route => {

@@ -79,6 +79,7 @@ impl Store {
             reads: Reads::of(&self.items),
             now_ms: self.now_ms(),
             id: FIRST_ID + self.changes.len() as u128,
+            repeated: false,
         };
         let Routed { writes, reply } = function(&input).expect("it is not refused");
         self.write(writes);

@@ -72,9 +72,13 @@ fn wait_for(input: &TaskInput<'_>, line: &Line<'_>) -> [Write; 2] {
     [count, put]
 }
 
-/// `POST /inventory/{product}/{model}/receipts`: arguments `{product, model, quantity}`.
+/// `POST /inventory/{product}/{model}/receipts`: arguments `{product, model, quantity}`. The reply
+/// is the item, to a repeat as it is by now.
 pub fn receive_stock(input: &RouteInput<'_>) -> Result<Routed, Refusal> {
     let (sku, item) = named_item(input)?;
+    if input.repeated {
+        return Ok(Routed { writes: Vec::new(), reply: flat_item(item) });
+    }
     let quantity = input.arguments.int("quantity").unwrap_or(0);
     let on_hand = item.int("quantity").unwrap_or(0) + item.int("reserved").unwrap_or(0);
     if on_hand + quantity > STOCK_MAX {

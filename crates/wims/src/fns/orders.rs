@@ -14,8 +14,13 @@ use crate::domain::{
     OrderStatus, PaymentStatus, lines, moved, stamp,
 };
 
-/// `POST /orders`: arguments `{customerId, quantity}`.
+/// `POST /orders`: arguments `{customerId, quantity}`. A repeat is answered as the first was,
+/// wherever its order is by now.
 pub fn create_order(input: &RouteInput<'_>) -> Result<Routed, Refusal> {
+    let order_id = Uuid::from_u128(input.id).hyphenated().to_string();
+    if input.repeated {
+        return Ok(Routed { writes: Vec::new(), reply: created(&order_id) });
+    }
     let sku = DEFAULT_SKU;
     let item = input.reads.get(&sku.pk(), &sku.sk()).ok_or_else(|| Refusal {
         kind: RefusalKind::Unprocessable,
@@ -29,7 +34,6 @@ pub fn create_order(input: &RouteInput<'_>) -> Result<Routed, Refusal> {
             detail: format!("an order of {sku} is for 1 to {quantity_max} units, not {quantity}"),
         });
     }
-    let order_id = Uuid::from_u128(input.id).hyphenated().to_string();
     let order = new_order(input, &order_id, item, quantity);
     let put = Write {
         pk: order.str("pk").unwrap_or("").into(),
@@ -37,12 +41,16 @@ pub fn create_order(input: &RouteInput<'_>) -> Result<Routed, Refusal> {
         condition: Some(Condition::NotExists),
         action: Action::Put(order),
     };
-    let reply = Doc::object(&[
+    Ok(Routed { writes: vec![put], reply: created(&order_id) })
+}
+
+/// What is said of an order that was just created.
+fn created(order_id: &str) -> Doc {
+    Doc::object(&[
         ("message", Field::Str("Order created!")),
-        ("orderId", Field::Str(&order_id)),
+        ("orderId", Field::Str(order_id)),
         ("status", Field::Str(OrderStatus::Pending.as_str())),
-    ]);
-    Ok(Routed { writes: vec![put], reply })
+    ])
 }
 
 fn new_order(input: &RouteInput<'_>, order_id: &str, item: &Doc, quantity: i64) -> Doc {

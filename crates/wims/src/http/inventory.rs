@@ -13,9 +13,10 @@ use wims_runtime::io::{Answer, Query};
 use wims_stack::{Doc, Field, View};
 
 use crate::domain::{DEFAULT_SKU, STOCK_MAX, Sku, TABLE, flat_item};
+use crate::http::idempotency::{key_of, marked};
 use crate::http::problem::Problem;
 use crate::http::query::{PathParameters, QueryString, page_before, page_json, page_limit};
-use crate::http::{App, json_reply, odd, read_fields};
+use crate::http::{App, json_reply, odd, read_fields, read_keyed_fields};
 
 /// An item as it is shown.
 #[derive(Serialize)]
@@ -145,14 +146,16 @@ pub async fn put(
     Ok(json_reply(status, item_json(&item)))
 }
 
-/// `POST /inventory/{product}/{model}/receipts`.
+/// `POST /inventory/{product}/{model}/receipts`, once under an idempotency key. The answer to a
+/// repeat shows the item as it is by then.
 pub async fn receive(
     State(app): State<App>,
     PathParameters((product, model)): PathParameters<(String, String)>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let mut fields = read_fields(&headers, body).await?;
+    let key = key_of(&headers)?;
+    let mut fields = read_keyed_fields(&headers, body).await?;
     let quantity = fields.required_int("quantity", 1..=STOCK_MAX);
     fields.refuse("reason", "is not supported yet; a receipt is a quantity");
     let quantity = fields.finish(|| quantity)?;
@@ -161,6 +164,6 @@ pub async fn receive(
         ("model", Field::Str(&model)),
         ("quantity", Field::Int(quantity)),
     ]);
-    let item = app.call(&headers, "receive-stock", arguments, None).await?;
-    Ok(json_reply(StatusCode::CREATED, item_json(&item)))
+    let (item, replayed) = app.call_once(&headers, "receive-stock", arguments, key).await?;
+    Ok(marked(json_reply(StatusCode::CREATED, item_json(&item)), replayed))
 }

@@ -3,6 +3,7 @@
 //! Promise: a 200 means stored; a refusal changes nothing and says why. It deliberately contains
 //! no business: it reads requests into typed arguments, asks the engine, and writes what it says.
 
+pub mod idempotency;
 pub mod inventory;
 pub mod logs;
 pub mod operations;
@@ -32,8 +33,9 @@ use wims_runtime::io::{Answer, Input, Query};
 use wims_runtime::trace::TraceId;
 use wims_stack::Doc;
 
+use idempotency::refuse_idempotency_key;
 use problem::Problem;
-use strict::{FieldError, Fields, parse};
+use strict::{Fields, parse};
 
 /// The largest body of a request; an order is far below it.
 pub const BODY_BYTES_MAX: usize = 64 << 10;
@@ -97,15 +99,8 @@ impl App {
         history: Option<Doc>,
     ) -> Result<Doc, Problem> {
         let trace = trace_of(headers);
-        let ask = |ticket| Input::Call { ticket, route, arguments, history, trace };
-        match self.client.ask(ask).await {
-            Some(Answer::Done(reply)) => Ok(reply),
-            Some(Answer::Refused(refusal)) => Err(refusal.into()),
-            Some(Answer::Full { retry_after_s, reason }) => {
-                Err(Problem::unavailable(reason, retry_after_s))
-            }
-            Some(_) | None => Err(busy()),
-        }
+        let ask = |ticket| Input::Call { ticket, route, arguments, history, trace, key: None };
+        reply_of(self.client.ask(ask).await).map(|(reply, _)| reply)
     }
 
     /// Asks the engine.
@@ -146,6 +141,19 @@ impl App {
     }
 }
 
+/// The reply to a call, and whether the call was carried out before.
+fn reply_of(answer: Option<Answer>) -> Result<(Doc, bool), Problem> {
+    match answer {
+        Some(Answer::Done(reply)) => Ok((reply, false)),
+        Some(Answer::Repeated(reply)) => Ok((reply, true)),
+        Some(Answer::Refused(refusal)) => Err(refusal.into()),
+        Some(Answer::Full { retry_after_s, reason }) => {
+            Err(Problem::unavailable(reason, retry_after_s))
+        }
+        Some(_) | None => Err(busy()),
+    }
+}
+
 /// The trace a request belongs to. A `traceparent` that is malformed, or there twice, tells none.
 fn trace_of(headers: &HeaderMap) -> Option<TraceId> {
     let mut told = headers.get_all("traceparent").iter();
@@ -166,11 +174,20 @@ fn odd() -> Problem {
 }
 
 /// Reads a body of JSON fields, refusing one that is too large, too slow or of another type, or
-/// that comes with an idempotency key.
+/// that comes with an idempotency key: of a route that takes none.
 ///
 /// # Errors
 /// What is wrong with it.
 pub async fn read_fields(headers: &HeaderMap, body: Body) -> Result<Fields, Problem> {
+    refuse_idempotency_key(headers)?;
+    read_keyed_fields(headers, body).await
+}
+
+/// Reads a body of JSON fields that may come with an idempotency key.
+///
+/// # Errors
+/// What is wrong with it, as in [`read_fields`].
+pub async fn read_keyed_fields(headers: &HeaderMap, body: Body) -> Result<Fields, Problem> {
     let bytes = read_body(headers, body).await?;
     Ok(Fields::of(parse(&bytes)?))
 }
@@ -180,22 +197,13 @@ pub async fn read_fields(headers: &HeaderMap, body: Body) -> Result<Fields, Prob
 /// # Errors
 /// What is wrong with it, as in [`read_fields`].
 pub async fn read_optional_fields(headers: &HeaderMap, body: Body) -> Result<Fields, Problem> {
+    refuse_idempotency_key(headers)?;
     let bytes = read_body(headers, body).await?;
     let bytes = if bytes.is_empty() { Bytes::from_static(b"{}") } else { bytes };
     Ok(Fields::of(parse(&bytes)?))
 }
 
-/// No route honours a key yet, and whoever sends one would trust that a repeat does nothing.
-fn refuse_idempotency_key(headers: &HeaderMap) -> Result<(), Problem> {
-    if headers.contains_key("idempotency-key") {
-        let message = "is not supported yet; send the request without it".into();
-        return Err(vec![FieldError { field: "Idempotency-Key".into(), message }].into());
-    }
-    Ok(())
-}
-
 async fn read_body(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
-    refuse_idempotency_key(headers)?;
     if let Some(kind) = headers.get(header::CONTENT_TYPE) {
         let kind = kind.to_str().unwrap_or("").split(';').next().unwrap_or("").trim();
         // Scripts such as the article's send JSON as what their client says by default.

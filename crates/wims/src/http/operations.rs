@@ -16,9 +16,10 @@ use wims_runtime::io::{
 };
 use wims_stack::Doc;
 
+use crate::http::idempotency::refuse_idempotency_key;
 use crate::http::problem::Problem;
 use crate::http::query::{PathParameters, QueryString, page_limit};
-use crate::http::{App, busy, json_reply, odd, read_optional_fields, refuse_idempotency_key};
+use crate::http::{App, busy, json_reply, odd, read_optional_fields};
 
 /// Messages a redrive moves, at most; the engine's own bound.
 const REDRIVE_MAX: i64 = 10_000;

@@ -16,9 +16,10 @@ use wims_stack::{Doc, Field, Node, View};
 use crate::domain::{
     FulfillmentStatus, InventoryStatus, OrderStatus, PaymentStatus, States, TABLE,
 };
+use crate::http::idempotency::{key_of, marked};
 use crate::http::problem::Problem;
 use crate::http::query::{PathParameters, QueryString, page_before, page_json, page_limit};
-use crate::http::{App, json_reply, read_fields, read_optional_fields, rfc3339};
+use crate::http::{App, json_reply, read_keyed_fields, read_optional_fields, rfc3339};
 
 /// More than any item allows; the item's own bound is checked by the engine.
 const QUANTITY_MAX: i64 = 10_000;
@@ -108,16 +109,17 @@ pub async fn create(
     take(&app, &headers, body).await
 }
 
-/// Takes an order; what `POST /orders` does.
+/// Takes an order, once under an idempotency key; what `POST /orders` does.
 pub async fn take(app: &App, headers: &HeaderMap, body: Body) -> Result<Response, Problem> {
+    let key = key_of(headers)?;
     let arguments = read_order(headers, body).await?;
-    let reply = app.call(headers, "create-order", arguments, None).await?;
-    Ok(created(&reply))
+    let (reply, replayed) = app.call_once(headers, "create-order", arguments, key).await?;
+    Ok(marked(created(&reply), replayed))
 }
 
 /// The arguments of `create-order`, as a body has them.
 pub async fn read_order(headers: &HeaderMap, body: Body) -> Result<Doc, Problem> {
-    let mut fields = read_fields(headers, body).await?;
+    let mut fields = read_keyed_fields(headers, body).await?;
     let customer_id = fields.customer_id("customerId");
     let quantity = fields.required_int("quantity", 1..=QUANTITY_MAX);
     for later in ["lines", "email", "paymentMethod", "shipTo", "reference"] {

@@ -78,7 +78,7 @@ impl From<Refusal> for Problem {
         let status = match refusal.kind {
             RefusalKind::NotFound => StatusCode::NOT_FOUND,
             RefusalKind::Conflict => StatusCode::CONFLICT,
-            RefusalKind::Unprocessable => StatusCode::UNPROCESSABLE_ENTITY,
+            RefusalKind::Unprocessable | RefusalKind::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
             RefusalKind::Bug => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Problem::new(status, refusal.detail)

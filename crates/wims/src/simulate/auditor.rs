@@ -14,6 +14,7 @@ use wims_stack::Doc;
 
 use super::books::{Books, Low, New, text, violated};
 use super::inspection::{Findings, Inspection};
+use super::keys::{KeyBook, KeyedOrder};
 use super::payments::{Outcome, Payments};
 use super::{Fact, Request};
 use crate::domain::{TABLE, charge_key};
@@ -47,6 +48,7 @@ pub struct Auditor {
     /// Events may reach the targets of rules twice and out of order.
     redelivers: bool,
     books: Books,
+    keys: KeyBook,
     orders: BTreeMap<(String, i64), Tally>,
     receipts: BTreeMap<i64, Tally>,
     acknowledged: BTreeSet<String>,
@@ -81,6 +83,8 @@ impl Auditor {
                 Ok(())
             }
             Fact::Done(request, reply) => self.note_done(&request, &reply),
+            Fact::Repeated(Request::Keyed(order), reply) => self.note_repeated(&order, &reply),
+            Fact::Repeated(request, _) => violated(format!("{request:?} is said to be a repeat")),
             Fact::Refused(request, kind) => self.note_refused(&request, kind),
             Fact::Read(items) => match items.iter().find(|item| !self.books.ever_was(item)) {
                 Some(item) => violated(format!("an answer shows what was never durable: {item:?}")),
@@ -97,8 +101,10 @@ impl Auditor {
         self.books.begin_frame();
         for entry in entries {
             self.books.enter(entry, payments)?;
+            self.keys.enter(entry)?;
         }
         self.books.balance()?;
+        self.keys.end_frame()?;
         for new in self.books.take_new() {
             let tally = match new {
                 New::Order(customer, quantity) => {
@@ -266,6 +272,9 @@ impl Auditor {
             Request::Order { customer, quantity } => {
                 Some(self.orders.entry((customer.clone(), *quantity)).or_default())
             }
+            Request::Keyed(order) => {
+                Some(self.orders.entry((order.customer(), order.quantity)).or_default())
+            }
             Request::Receive { quantity } => Some(self.receipts.entry(*quantity).or_default()),
             Request::Describe | Request::Ship { .. } | Request::Look | Request::Redrive => None,
         }
@@ -275,6 +284,9 @@ impl Auditor {
         match request {
             Request::Order { customer, quantity } => {
                 self.note_order(text(reply, "orderId"), customer, *quantity)?;
+            }
+            Request::Keyed(order) => {
+                self.note_order(text(reply, "orderId"), &order.customer(), order.quantity)?;
             }
             Request::Ship { order_id } => {
                 let (was, is) = (self.books.ever_was(reply), text(reply, "orderId") == order_id);
@@ -290,6 +302,25 @@ impl Auditor {
     }
 
     fn note_order(&mut self, order_id: &str, customer: &str, quantity: i64) -> Verdict {
+        self.check_stored(order_id, customer, quantity)?;
+        if !self.acknowledged.insert(order_id.to_owned()) {
+            return violated(format!("order {order_id} is acknowledged twice"));
+        }
+        Ok(())
+    }
+
+    /// The answer of an order that was there, of which its client may not know.
+    fn note_repeated(&mut self, order: &KeyedOrder, reply: &Doc) -> Verdict {
+        let order_id = text(reply, "orderId");
+        self.check_stored(order_id, &order.customer(), order.quantity)?;
+        if text(reply, "status") != "PENDING" {
+            return violated(format!("the answer to {order:?} is not the first: {reply:?}"));
+        }
+        self.acknowledged.insert(order_id.to_owned());
+        Ok(())
+    }
+
+    fn check_stored(&self, order_id: &str, customer: &str, quantity: i64) -> Verdict {
         let Some(order) = self.books.order(order_id) else {
             return violated(format!("order {order_id} is acknowledged, not durable"));
         };
@@ -297,9 +328,6 @@ impl Auditor {
             return violated(format!(
                 "an order of customer {customer} for {quantity} was stored as {order:?}"
             ));
-        }
-        if !self.acknowledged.insert(order_id.to_owned()) {
-            return violated(format!("order {order_id} is acknowledged twice"));
         }
         Ok(())
     }
@@ -310,6 +338,10 @@ impl Auditor {
             && self.books.order(order_id).is_some()
         {
             return violated(format!("order {order_id} is not found"));
+        }
+        let is_of_another = matches!(request, Request::Keyed(order) if self.keys.has_other(order));
+        if kind == Some(RefusalKind::KeyReused) && !is_of_another {
+            return violated(format!("the key of {request:?} is said to be of another request"));
         }
         let Some(tally) = self.tally(request) else { return Ok(()) };
         tally.refused += 1;

@@ -163,7 +163,8 @@ impl Books {
             | Record::LastId { .. }
             | Record::Historied { .. }
             | Record::Archived { .. }
-            | Record::Dropped { .. } => Ok(()),
+            | Record::Dropped { .. }
+            | Record::Keyed(_) => Ok(()),
         }
     }
 

@@ -9,6 +9,7 @@
 mod auditor;
 mod books;
 mod inspection;
+mod keys;
 mod payments;
 #[cfg(any(test, debug_assertions))]
 mod planted;
@@ -33,6 +34,7 @@ use crate::constructs::payments_api::PaymentsPace;
 use crate::fns;
 use crate::stack::{Settings, wims_stack};
 use auditor::{Auditor, MAIL_REJECTED, Stage};
+use keys::KeyedOrder;
 use payments::Payments;
 use workload::Workload;
 
@@ -116,6 +118,8 @@ pub enum Request {
         /// How many.
         quantity: i64,
     },
+    /// An order under a key, perhaps not for the first time.
+    Keyed(KeyedOrder),
     /// A receipt of stock.
     Receive {
         /// How many.
@@ -140,6 +144,8 @@ pub enum Fact {
     Asked(Request),
     /// It was done.
     Done(Request, Doc),
+    /// It had been done before.
+    Repeated(Request, Doc),
     /// It was refused, or there was no room for it; nothing was written.
     Refused(Request, Option<RefusalKind>),
     /// These items were shown.

@@ -17,12 +17,13 @@ use crate::fns;
 use crate::stack::{Settings, wims_stack};
 
 /// Names of all planted bugs.
-pub const PLANTED: [&str; 11] = [
+pub const PLANTED: [&str; 12] = [
     "reply-before-sync",
     "skip-sync",
     "new-key-on-retry",
     "cursor-apart",
     "timer-lost",
+    "key-forgotten",
     "accept-torn-tail",
     "accept-flipped-bit",
     "reserve-without-guard",
@@ -45,6 +46,7 @@ pub fn plan_with(name: &str, orders: u64) -> Option<SimPlan> {
             // Without a task that fails no execution ever waits.
             plan.functions = functions_that_wait();
         }
+        "key-forgotten" => bugs.late_keys = Planted::ON,
         "accept-torn-tail" => bugs.recovery.accept_torn_tail = Planted::ON,
         "accept-flipped-bit" => bugs.recovery.accept_flipped_bit = Planted::ON,
         "reserve-without-guard" => {

@@ -14,6 +14,7 @@ use wims_runtime::sim::world::SECOND_US;
 use wims_runtime::trace::TraceId;
 use wims_stack::{Doc, Field};
 
+use super::keys::KeyedOrders;
 use super::{Fact, Request, WORKLOAD};
 use crate::domain::{DEFAULT_SKU, ORDER_QUANTITY_MAX, TABLE};
 
@@ -59,6 +60,7 @@ pub struct Workload {
     known: Vec<String>,
     /// To be asked at once.
     errands: Vec<Request>,
+    keyed: KeyedOrders,
 }
 
 impl Workload {
@@ -78,6 +80,7 @@ impl Workload {
             ready: Vec::new(),
             known: Vec::new(),
             errands: Vec::new(),
+            keyed: KeyedOrders::new(seed),
         }
     }
 
@@ -118,6 +121,9 @@ impl Workload {
         let mut requests = std::mem::take(&mut self.errands);
         if requests.is_empty() {
             requests = self.next_requests();
+            if matches!(self.stage, Stage::Orders | Stage::Afterwards(_)) {
+                requests.extend(self.keyed.ask().into_iter().map(Request::Keyed));
+            }
             self.due_us = now_us + self.pause_us();
         }
         for request in requests {
@@ -198,8 +204,8 @@ impl Workload {
     fn input(&mut self, ticket: Ticket, request: &Request, history: &SimHistory) -> Input {
         let is_traced = self.is_traced && self.slots & 1 == 0;
         let trace = TraceId::new(u128::from(self.slots)).filter(|_| is_traced);
-        let call =
-            |route, arguments| Input::Call { ticket, route, arguments, history: None, trace };
+        let (history, key) = (None, None);
+        let call = |route, arguments| Input::Call { ticket, route, arguments, history, trace, key };
         let (product, model) = (Field::Str(DEFAULT_SKU.product), Field::Str(DEFAULT_SKU.model));
         match request {
             Request::Order { customer, quantity } => {
@@ -207,6 +213,7 @@ impl Workload {
                 let arguments = Doc::object(&[customer, ("quantity", Field::Int(*quantity))]);
                 call("create-order", arguments)
             }
+            Request::Keyed(order) => order.input(ticket, trace),
             Request::Receive { quantity } => {
                 let quantity = ("quantity", Field::Int(*quantity));
                 let arguments = Doc::object(&[("model", model), ("product", product), quantity]);
@@ -226,8 +233,9 @@ impl Workload {
             Request::Ship { order_id } => {
                 let arguments = Doc::object(&[("orderId", Field::Str(order_id))]);
                 let closed = history.find(TABLE, "orderId", order_id);
+                let (route, key) = ("ship-order", None);
                 let history = closed.map(|item| item.doc.clone());
-                Input::Call { ticket, route: "ship-order", arguments, history, trace }
+                Input::Call { ticket, route, arguments, history, trace, key }
             }
             Request::Look => Input::Query { ticket, query: self.look() },
             Request::Redrive => {
@@ -269,6 +277,7 @@ impl Workload {
                 self.note_done(&request, &reply);
                 Some(Fact::Done(request, reply))
             }
+            Answer::Repeated(reply) => Some(Fact::Repeated(request, reply)),
             Answer::Refused(refusal) => Some(Fact::Refused(request, Some(refusal.kind))),
             Answer::Full { .. } => Some(Fact::Refused(request, None)),
             Answer::Item(item) => Some(Fact::Read(item.into_iter().map(|item| item.0).collect())),
@@ -299,7 +308,8 @@ impl Workload {
                 self.placed += 1;
                 self.known.extend(reply.str("orderId").map(str::to_owned));
             }
-            Request::Receive { .. }
+            Request::Keyed(_)
+            | Request::Receive { .. }
             | Request::Describe
             | Request::Ship { .. }
             | Request::Look

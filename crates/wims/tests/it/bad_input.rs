@@ -49,14 +49,12 @@ fn every_error_of_a_body_is_told_at_once() {
 }
 
 #[test]
-fn an_idempotency_key_is_refused_rather_than_ignored() {
+fn a_route_that_takes_no_idempotency_key_refuses_it_rather_than_ignores_it() {
     let server = Server::start("key", &[]);
     let client = reqwest::blocking::Client::builder().no_proxy().build().expect("a client");
     let writing = [
-        (Method::POST, "/orders", r#"{"customerId":"1","quantity":1}"#),
         (Method::POST, "/orders/nobody/ship", ""),
         (Method::PUT, "/inventory/SMALL/X", r#"{"productName":"Small"}"#),
-        (Method::POST, "/inventory/MACGUFFIN/LX/receipts", r#"{"quantity":1}"#),
         (Method::POST, "/queues/payments-dlq/redrive", ""),
         (Method::DELETE, "/leftovers/queue/nobody", ""),
     ];
@@ -67,9 +65,7 @@ fn an_idempotency_key_is_refused_rather_than_ignored() {
         let problem: Value = response.json().expect("JSON");
         assert_eq!(problem["errors"][0]["field"], "Idempotency-Key", "{path}: {problem}");
     }
-    assert_eq!(server.get("/inventory").1["quantity"], 1_000_000);
     assert_eq!(server.get("/inventory/SMALL/X").0, 404);
-    assert_eq!(server.get("/orders").1["items"].as_array().map(Vec::len), Some(0));
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod flow;
 mod full_disk;
 mod harness;
 mod house;
+mod idempotency;
 mod kill;
 mod limits;
 mod observer;

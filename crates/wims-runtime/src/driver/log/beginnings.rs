@@ -59,7 +59,8 @@ impl Beginnings {
             | Record::SweptMessage(_)
             | Record::LastId { .. }
             | Record::Archived { .. }
-            | Record::Historied { .. } => {
+            | Record::Historied { .. }
+            | Record::Keyed(_) => {
                 // What has a place was among the places that the sweep began with.
                 if std::mem::take(&mut self.in_sweep_head) {
                     self.had_no_place(|_| true);

@@ -8,7 +8,7 @@ use reqwest::StatusCode;
 use serde_json::{Map, Value, json};
 
 use crate::cli::client::table::{Align, Table, cell, fields, money};
-use crate::cli::client::{PAGE_ROWS_MAX, Server, ServerArgs, path_segment};
+use crate::cli::client::{PAGE_ROWS_MAX, Server, ServerArgs, idempotency_key, path_segment};
 use crate::cli::{Failure, block_on};
 use crate::domain;
 
@@ -96,6 +96,10 @@ pub struct ReceiveArgs {
     sku: Sku,
     /// How many units arrived
     quantity: i64,
+    /// Book them once under this key, however often this is said within a day
+    #[arg(long, env = "WIMS_INVENTORY_RECEIVE_IDEMPOTENCY_KEY", value_name = "KEY",
+        value_parser = idempotency_key)]
+    idempotency_key: Option<String>,
     #[command(flatten)]
     server: ServerArgs,
 }
@@ -163,7 +167,8 @@ fn put_body(args: &PutArgs) -> Value {
 async fn receive(args: ReceiveArgs) -> Result<(), Failure> {
     let path = ["inventory", &args.sku.product, &args.sku.model, "receipts"];
     let body = json!({"quantity": args.quantity});
-    let reply = Server::at(&args.server)?.post(&path, &body).await?;
+    let server = Server::at(&args.server)?.under(args.idempotency_key);
+    let reply = server.post(&path, &body).await?;
     let quantity = args.quantity;
     let [sku, on_hand, reserved] = ["sku", "onHand", "reserved"].map(|name| reply.field(name));
     args.server.show(&reply, || {

@@ -24,6 +24,7 @@ use serde_json::Value;
 use wims_runtime::driver::with_causes;
 
 use crate::cli::{EXIT_REFUSED, EXIT_UNAVAILABLE, Failure};
+use crate::http::idempotency::{KEY_CHARS_MAX, is_key};
 
 /// Longer than any answer of a server that is well.
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(30);
@@ -56,6 +57,15 @@ fn base_url(text: &str) -> Result<Url, String> {
     url.ok_or_else(|| "a server's address looks like http://127.0.0.1:8080".to_owned())
 }
 
+/// A key that a header can carry.
+fn idempotency_key(text: &str) -> Result<String, String> {
+    if is_key(text.as_bytes()) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("a key has 1 to {KEY_CHARS_MAX} visible ASCII characters"))
+    }
+}
+
 /// A name that becomes one segment of a path.
 fn path_segment(text: &str) -> Result<String, String> {
     if ["", ".", ".."].contains(&text) {
@@ -69,6 +79,8 @@ fn path_segment(text: &str) -> Result<String, String> {
 struct Server {
     url: Url,
     client: reqwest::Client,
+    /// Under this idempotency key what is asked is done once.
+    key: Option<String>,
 }
 
 /// An answer with a status of 200 to 299.
@@ -94,7 +106,12 @@ impl Server {
     fn at(args: &ServerArgs) -> Result<Server, Failure> {
         let client = reqwest::Client::builder().no_proxy().timeout(ANSWER_WAIT_MAX).build();
         let client = client.map_err(|error| Failure::new(EXIT_UNAVAILABLE, with_causes(&error)))?;
-        Ok(Server { url: args.url.clone(), client })
+        Ok(Server { url: args.url.clone(), client, key: None })
+    }
+
+    /// The server, asked under an idempotency key if there is one.
+    fn under(self, key: Option<String>) -> Server {
+        Server { key, ..self }
     }
 
     async fn get(&self, path: &[&str], query: &[(&str, String)]) -> Result<Reply, Failure> {
@@ -121,6 +138,9 @@ impl Server {
         body: Option<&Value>,
     ) -> Result<Reply, Failure> {
         let mut request = self.client.request(method, self.url_of(path)).query(query);
+        if let Some(key) = &self.key {
+            request = request.header("Idempotency-Key", key);
+        }
         if let Some(body) = body {
             request = request.json(body);
         }

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use crate::cli::client::table::{Align, Table, cell, fields, money};
-use crate::cli::client::{PAGE_ROWS_MAX, Server, ServerArgs, path_segment, print};
+use crate::cli::client::{PAGE_ROWS_MAX, Server, ServerArgs, idempotency_key, path_segment, print};
 use crate::cli::{Failure, block_on};
 
 /// What can be done with orders.
@@ -18,7 +18,10 @@ use crate::cli::{Failure, block_on};
     wims order list --status ON_HOLD  # those a person must look at")]
 pub enum OrderCommand {
     /// Place an order
-    #[command(after_help = "Example:\n  wims order create --customer 349 --quantity 7\n\n\
+    #[command(after_help = "Examples:\n  \
+        wims order create --customer 349 --quantity 7\n  \
+        wims order create --customer 349 --quantity 7 --idempotency-key cart-4711  # again is \
+        the same order\n\n\
         The order is on disk when this returns. Stock and payment follow on their own: see \
         `wims order get`.")]
     Create(CreateArgs),
@@ -46,6 +49,10 @@ pub struct CreateArgs {
     /// Units of the default item
     #[arg(long, env = "WIMS_ORDER_CREATE_QUANTITY", value_name = "N")]
     quantity: i64,
+    /// Place it once under this key, however often this is said within a day
+    #[arg(long, env = "WIMS_ORDER_CREATE_IDEMPOTENCY_KEY", value_name = "KEY",
+        value_parser = idempotency_key)]
+    idempotency_key: Option<String>,
     #[command(flatten)]
     server: ServerArgs,
 }
@@ -97,7 +104,8 @@ pub fn run(command: OrderCommand) -> Result<(), Failure> {
 
 async fn create(args: CreateArgs) -> Result<(), Failure> {
     let order = json!({"customerId": args.customer, "quantity": args.quantity});
-    let reply = Server::at(&args.server)?.post(&["orders"], &order).await?;
+    let server = Server::at(&args.server)?.under(args.idempotency_key);
+    let reply = server.post(&["orders"], &order).await?;
     let [message, id, status] = ["message", "orderId", "status"].map(|name| reply.field(name));
     args.server.show(&reply, || format!("{message} {id} is {status}\n"))
 }

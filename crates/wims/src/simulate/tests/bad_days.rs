@@ -142,7 +142,8 @@ impl<'a> Shop<'a> {
 
     fn call(&mut self, route: &'static str, fields: &[(&str, Field<'_>)]) -> Doc {
         let (ticket, arguments) = (Ticket { inbox: 0, slot: 0 }, Doc::object(fields));
-        match self.ask(Input::Call { ticket, route, arguments, history: None, trace: None }) {
+        let (history, trace, key) = (None, None, None);
+        match self.ask(Input::Call { ticket, route, arguments, history, trace, key }) {
             Answer::Done(reply) => reply,
             other => panic!("{route}: {other:?}"),
         }
