@@ -53,7 +53,7 @@ pub struct Auditor {
     receipts: BTreeMap<i64, Tally>,
     acknowledged: BTreeSet<String>,
     /// The key of each order's charge, as first called.
-    keys: BTreeMap<(String, i64), String>,
+    charge_keys: BTreeMap<(String, i64), String>,
     /// Subjects of mails that a server took, or refused for good.
     mailed: BTreeSet<String>,
     /// Items the team was told of, and the last record that said it was low by then.
@@ -145,7 +145,7 @@ impl Auditor {
             return violated(format!("{name} of the call is not the order's: {call:?}"));
         }
         let charge = (order_id.to_owned(), order.int("charge").unwrap_or(1));
-        let key = self.keys.entry(charge).or_insert_with(|| call.key.clone());
+        let key = self.charge_keys.entry(charge).or_insert_with(|| call.key.clone());
         if *key != call.key {
             return violated(format!("order {order_id} is called as {} after {key}", call.key));
         }

@@ -204,8 +204,10 @@ impl Workload {
     fn input(&mut self, ticket: Ticket, request: &Request, history: &SimHistory) -> Input {
         let is_traced = self.is_traced && self.slots & 1 == 0;
         let trace = TraceId::new(u128::from(self.slots)).filter(|_| is_traced);
-        let (history, key) = (None, None);
-        let call = |route, arguments| Input::Call { ticket, route, arguments, history, trace, key };
+        let call = |route, arguments| {
+            let (history, key) = (None, None);
+            Input::Call { ticket, route, arguments, history, trace, key }
+        };
         let (product, model) = (Field::Str(DEFAULT_SKU.product), Field::Str(DEFAULT_SKU.model));
         match request {
             Request::Order { customer, quantity } => {
