@@ -171,13 +171,24 @@ fn api_url(text: &str) -> Result<String, String> {
     if !matches!(url.scheme(), "http" | "https") {
         return Err("it must begin with http:// or https://".to_owned());
     }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err(format!("anybody may read a command line; set {AUTHORIZATION} instead"));
-    }
     if url.query().is_some() || url.fragment().is_some() {
         return Err("paths are put behind it, so it must have no ? and no #".to_owned());
     }
     Ok(text.trim_end_matches('/').to_owned())
+}
+
+/// Refuses a URL with a user or password: anybody may read it. The command line would repeat what
+/// it refuses; this does not.
+fn refuse_credentials(url: &str) -> Result<(), Failure> {
+    let has_any = |url: reqwest::Url| !url.username().is_empty() || url.password().is_some();
+    if reqwest::Url::parse(url).is_ok_and(has_any) {
+        let message = format!(
+            "--payments-url has a user or password, which anybody may read; set {AUTHORIZATION} \
+             instead"
+        );
+        return Err(Failure::new(EXIT_CONFIG, message));
+    }
+    Ok(())
 }
 
 fn mail_address(text: &str) -> Result<String, String> {
@@ -341,6 +352,7 @@ fn caller(args: &ServeArgs, stack: &Stack) -> Result<Caller, Failure> {
         tracing::warn!("there are credentials but no --payments-url; payments go to the sandbox");
     }
     let url = args.payments_url.clone().unwrap_or_default();
+    refuse_credentials(&url)?;
     let address = ApiAddress { url, authorization, ca: args.payments_ca.clone() };
     Caller::new(HashMap::from([(PAYMENTS_API.to_owned(), address)]), stack)
         .map_err(|error| Failure::new(EXIT_CONFIG, format!("failed to {error}")))

@@ -222,8 +222,13 @@ impl Server {
         Failure::new(EXIT_UNAVAILABLE, message)
     }
 
-    fn shown_url(&self) -> &str {
-        self.url.as_str().trim_end_matches('/')
+    /// The address, without what a proxy in front may want as user and password.
+    fn shown_url(&self) -> String {
+        let mut url = self.url.clone();
+        // An address that can have none has none.
+        let _ = url.set_username("");
+        let _ = url.set_password(None);
+        url.as_str().trim_end_matches('/').to_owned()
     }
 }
 
@@ -298,6 +303,7 @@ mod tests {
             assert!(base_url(wrong).is_err(), "{wrong}");
         }
         assert_eq!(server("http://127.0.0.1:8080").shown_url(), "http://127.0.0.1:8080");
+        assert_eq!(server("https://me:secret@h/wims/").shown_url(), "https://h/wims");
     }
 
     #[test]
