@@ -50,7 +50,7 @@ impl IntoResponse for Denial {
                 "a token is needed, as the header Authorization: Bearer wims_...".to_owned(),
             ),
             Denial::UnknownToken => {
-                (StatusCode::UNAUTHORIZED, "the token is unknown; was it revoked?".to_owned())
+                (StatusCode::UNAUTHORIZED, "the token is unknown, or was revoked".to_owned())
             }
             Denial::NeedsRole(role) => {
                 (StatusCode::FORBIDDEN, format!("this needs a token with the role {}", role.name()))

@@ -240,7 +240,7 @@ fn refused(status: StatusCode, text: &str) -> Failure {
         _ => format!("the server answered {status} {}", table::shortened(text, DETAIL_CHARS_MAX)),
     };
     let hint = match status {
-        StatusCode::UNAUTHORIZED => "; WIMS_TOKEN or --token-file tells it",
+        StatusCode::UNAUTHORIZED => "; WIMS_TOKEN or --token-file tells one",
         _ => "",
     };
     Failure::new(EXIT_REFUSED, format!("{}{hint}", message.trim_end()))
