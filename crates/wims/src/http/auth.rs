@@ -141,8 +141,8 @@ impl Guard {
     }
 }
 
-/// What a request needs; none for a probe, which has no token. What no line here names needs the
-/// role of those who run the warehouse, so that a new route is closed until somebody opens it.
+/// What a request needs; none for a probe, which has no token. What writes and has no line here
+/// needs the role of those who run the warehouse, so that a new route is closed until it has one.
 fn role_of(method: &Method, path: &str) -> Option<Role> {
     match (method, path) {
         (_, "/healthz" | "/readyz") => None,

@@ -32,7 +32,7 @@ const VERSION: u32 = 1;
 const PREFIX: &str = "wims_";
 /// Random bytes of a token.
 const SECRET_BYTES: usize = 32;
-/// Each request is compared with all of them, so that they are not many: about 5 us at this bound.
+/// Each request is compared with all of them, byte by byte, so that they are not many.
 const TOKENS_MAX: usize = 256;
 /// A file of so many tokens with the longest names is below 100 KB.
 const FILE_BYTES_MAX: u64 = 1 << 20;
