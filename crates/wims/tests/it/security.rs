@@ -29,7 +29,7 @@ fn data_dir(folder: &Folder) -> String {
 fn create(folder: &Folder, name: &str, roles: &[&str]) -> String {
     let data_dir = data_dir(folder);
     let mut arguments = vec!["token", "create", "--name", name, &data_dir];
-    roles.iter().for_each(|role| arguments.extend(["--role", role]));
+    roles.iter().for_each(|role| arguments.extend(["--role", *role]));
     let made = wims(&arguments);
     assert_eq!(made.code, Some(0), "{}", made.stderr);
     let text = made.stdout.trim_end().to_owned();
