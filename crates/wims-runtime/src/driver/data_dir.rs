@@ -19,9 +19,10 @@ use crate::recovery::SegmentStore;
 const MARKER: &str = "WIMS";
 const MARKER_NEW: &str = "WIMS.new";
 const LOCK: &str = "lock";
-/// What may be there before the marker is: what a crash left of our own beginnings, and what a
-/// file system has in its root.
-const BEFORE_MARKER: [&str; 3] = [LOCK, MARKER_NEW, "lost+found"];
+/// What may be there before the marker is: what a crash left of our own beginnings, tokens made
+/// before the first start, and what a file system has in its root.
+const BEFORE_MARKER: [&str; 6] =
+    [LOCK, MARKER_NEW, "tokens.json", "tokens.new", "tokens.lock", "lost+found"];
 const MARKER_TEXT: &str = "A data directory of wims, format 1. Back it up as a whole.\n";
 /// Zeroes are written in pieces of this size, so that commits get their turn in between.
 const ZERO_CHUNK: usize = 256 << 10;
@@ -90,6 +91,14 @@ impl DataDir {
         fs::create_dir_all(path.join("journal")).map_err(unusable)?;
         sync_dir(path).map_err(unusable)?;
         Ok(DataDir { path: path.into(), _lock: lock })
+    }
+
+    /// Looks whether a directory is ours, or may become so; it may be in use.
+    ///
+    /// # Errors
+    /// When it is neither.
+    pub fn check(path: &Path) -> Result<(), DataDirError> {
+        check_marker(path)
     }
 
     /// A path inside it.

@@ -211,13 +211,34 @@ async fn send_mail(mailer: &Mailer, job: MailJob, hub: &Hub) {
     let result = match mailer.send(&mail).await {
         MailOutcome::Sent => MailResult::Sent,
         MailOutcome::Retry { reason } => {
-            tracing::warn!(mail = mail.message_id, reason, "a mail will be tried again");
+            let told = without_addresses(&reason);
+            tracing::warn!(mail = mail.message_id, reason = told, "a mail will be tried again");
             MailResult::Retry(reason)
         }
         MailOutcome::Rejected { reason } => {
-            tracing::error!(mail = mail.message_id, reason, "a mail was rejected for good");
+            let told = without_addresses(&reason);
+            tracing::error!(mail = mail.message_id, reason = told, "a mail was rejected for good");
             MailResult::Rejected(reason)
         }
     };
     hub.complete(Input::Mailed { mail: job.mail, result });
+}
+
+/// A reason as the log may have it: SMTP servers like to repeat whom a mail is for.
+fn without_addresses(reason: &str) -> String {
+    let words = reason.split(' ');
+    let words = words.map(|word| if word.contains('@') { "(an address)" } else { word });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_addresses;
+
+    #[test]
+    fn the_log_is_told_of_no_address() {
+        let reason = "permanent error (550): 5.1.1 <ada@example.com>: no such user";
+        let told = "permanent error (550): 5.1.1 (an address) no such user";
+        assert_eq!(without_addresses(reason), told);
+    }
 }

@@ -4,13 +4,16 @@
 //! the table below says. Trouble of the user's making is told in one plain sentence.
 //! A variable is `WIMS_`, the command and the flag, as `WIMS_ORDER_LIST_LIMIT`, so that none meant
 //! for one command surprises another. Without the command are those that mean the same everywhere,
-//! `WIMS_URL`, `WIMS_JSON` and `WIMS_STACK`, and those of `serve`; both sandboxes share
-//! `WIMS_SANDBOX_...`. A flag that is given wins over its variable.
+//! `WIMS_URL`, `WIMS_TOKEN_FILE`, `WIMS_CA`, `WIMS_JSON`, `WIMS_DATA_DIR` and `WIMS_STACK`, and
+//! those of `serve`; both sandboxes share `WIMS_SANDBOX_...`. A flag that is given wins over its
+//! variable. Secrets are variables or files only: anybody may read a command line.
 
 pub mod client;
+pub mod entrance;
 pub mod serve;
 pub mod simulate;
 pub mod stack;
+pub mod token;
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -26,6 +29,7 @@ use crate::cli::client::leftover::{self, LeftoverCommand};
 use crate::cli::client::log::{self, LogCommand};
 use crate::cli::client::order::{self, OrderCommand};
 use crate::cli::client::queue::{self, QueueCommand};
+use crate::cli::token::TokenCommand;
 use crate::sandbox::{Sandbox, SandboxError, SandboxOptions};
 
 /// Event-driven order intake for a warehouse, in one binary.
@@ -70,6 +74,9 @@ enum Command {
     /// Read the log of events, once or as it grows
     #[command(subcommand)]
     Log(LogCommand),
+    /// Make, list and revoke the tokens that the API asks for
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// Draw the stack: as text, Mermaid or JSON
     Graph(stack::GraphArgs),
     /// Find what is wrong with the stack: dangling references, rules that never match, cycles
@@ -190,6 +197,7 @@ pub fn run() -> ExitCode {
         Command::Queue(command) => queue::run(command),
         Command::Leftover(command) => leftover::run(command),
         Command::Log(command) => log::run(command),
+        Command::Token(command) => token::run(command),
         Command::Graph(args) => stack::graph(&args),
         Command::Check(args) => stack::check(&args),
         Command::Simulate(args) => simulate::run(&args),
@@ -257,7 +265,7 @@ mod tests {
     use super::*;
 
     /// Flags that mean the same in every command that has them.
-    const SHARED: [&str; 3] = ["url", "json", "stack"];
+    const SHARED: [&str; 6] = ["url", "token-file", "ca", "json", "data-dir", "stack"];
 
     /// A command and all those below it, with their paths: `order list`.
     fn commands<'a>(command: &'a clap::Command, path: &str) -> Vec<(String, &'a clap::Command)> {

@@ -29,6 +29,7 @@ use wims_runtime::{EngineOptions, engine::SEGMENT_BYTES};
 use wims_stack::{Doc, Stack};
 
 use crate::bench::child::SANDBOX_LINE;
+use crate::cli::entrance::EntranceArgs;
 use crate::cli::{
     EXIT_CONFIG, EXIT_DATA_DIR, EXIT_UNAVAILABLE, Failure, block_on, calls_per_second,
     sandbox_failure, stack, stop_signal,
@@ -37,7 +38,8 @@ use crate::constructs::orders_api::SEED_ROUTE;
 use crate::constructs::payments_api::{PAYMENTS_API, PaymentsPace};
 use crate::domain::{DEFAULT_SKU, TABLE};
 use crate::fns;
-use crate::http::{App, server};
+use crate::http::App;
+use crate::http::server::{self, Entrance};
 use crate::sandbox::{Port, Sandbox, SandboxOptions};
 use crate::stack::{Settings, wims_stack};
 
@@ -56,14 +58,18 @@ const AUTHORIZATION: &str = "WIMS_PAYMENTS_AUTHORIZATION";
     wims serve  # on 127.0.0.1:8080, data in ./wims-data, payments to a sandbox\n  \
     wims serve --payments-url https://pay.example.com/v1  # a real payments API\n  \
     wims serve --sandbox-decline-percent 20  # one payment in five is declined\n  \
+    wims serve --listen 0.0.0.0:8443 --tls-cert wims.pem --tls-key wims.key  # with tokens\n  \
     WIMS_LISTEN=127.0.0.1:9000 wims serve  # each flag is also a variable")]
 pub struct ServeArgs {
-    /// Where the API listens; a loopback address, port 0 for a free one
+    /// Where the API listens; port 0 for a free one. Beyond loopback there must be a token, and
+    /// TLS or a proxy that ends it
     #[arg(long, env = "WIMS_LISTEN", default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
     /// Where everything is kept; created if absent
     #[arg(long, env = "WIMS_DATA_DIR", default_value = "./wims-data")]
     data_dir: PathBuf,
+    #[command(flatten)]
+    entrance: EntranceArgs,
     /// The payments API, http or https; without it the sandbox is started, so it goes with no
     /// --sandbox-... flag. WIMS_PAYMENTS_AUTHORIZATION is sent as its Authorization header
     #[arg(long, env = "WIMS_PAYMENTS_URL", value_parser = api_url, conflicts_with_all = [
@@ -165,13 +171,24 @@ fn api_url(text: &str) -> Result<String, String> {
     if !matches!(url.scheme(), "http" | "https") {
         return Err("it must begin with http:// or https://".to_owned());
     }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err(format!("anybody may read a command line; set {AUTHORIZATION} instead"));
-    }
     if url.query().is_some() || url.fragment().is_some() {
         return Err("paths are put behind it, so it must have no ? and no #".to_owned());
     }
     Ok(text.trim_end_matches('/').to_owned())
+}
+
+/// Refuses a URL with a user or password: anybody may read it. The command line would repeat what
+/// it refuses; this does not.
+fn refuse_credentials(url: &str) -> Result<(), Failure> {
+    let has_any = |url: reqwest::Url| !url.username().is_empty() || url.password().is_some();
+    if reqwest::Url::parse(url).is_ok_and(has_any) {
+        let message = format!(
+            "--payments-url has a user or password, which anybody may read; set {AUTHORIZATION} \
+             instead"
+        );
+        return Err(Failure::new(EXIT_CONFIG, message));
+    }
+    Ok(())
 }
 
 fn mail_address(text: &str) -> Result<String, String> {
@@ -203,17 +220,9 @@ pub fn run(args: ServeArgs) -> Result<(), Failure> {
     // A huge page is cleared as a whole when it is first touched. That can take milliseconds, and
     // happens inside a turn; where the system has no such switch, nothing is lost.
     let _ = rustix::thread::disable_transparent_huge_pages(true);
-    if !args.listen.ip().is_loopback() {
-        return Err(Failure::new(
-            EXIT_CONFIG,
-            format!(
-                "{} is not a loopback address; there are no tokens yet to protect it",
-                args.listen
-            ),
-        ));
-    }
+    let entrance = args.entrance.open(args.listen, &args.data_dir)?;
     let listener = listen(args.listen)?;
-    block_on(serve(args, listener))?
+    block_on(serve(args, entrance, listener))?
 }
 
 fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
@@ -230,7 +239,7 @@ fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
     })
 }
 
-async fn serve(args: ServeArgs, listener: TcpListener) -> Result<(), Failure> {
+async fn serve(args: ServeArgs, entrance: Entrance, listener: TcpListener) -> Result<(), Failure> {
     ignore_file_size_signal();
     // What cannot work is refused here; below, files are made.
     let stack = declared(&args)?;
@@ -262,9 +271,9 @@ async fn serve(args: ServeArgs, listener: TcpListener) -> Result<(), Failure> {
     tracing::info!(recovered = runtime.recovery, "the journal is recovered");
     seed(&runtime, &stack).await?;
     let address = listener.local_addr();
-    let threads = spawn_http(&runtime, listener, &stopped)?;
+    let threads = spawn_http(&runtime, listener, &entrance, &stopped)?;
     let asked_to_stop = stop_signal();
-    announce(address, sandbox.as_ref().map(|sandbox| sandbox.url.as_str()));
+    announce(address, &entrance, sandbox.as_ref().map(|sandbox| sandbox.url.as_str()));
     asked_to_stop.await;
     tracing::info!("stopping: finishing requests and calls under way");
     // One deadline for all; and no call begins that would only be waited for.
@@ -343,6 +352,7 @@ fn caller(args: &ServeArgs, stack: &Stack) -> Result<Caller, Failure> {
         tracing::warn!("there are credentials but no --payments-url; payments go to the sandbox");
     }
     let url = args.payments_url.clone().unwrap_or_default();
+    refuse_credentials(&url)?;
     let address = ApiAddress { url, authorization, ca: args.payments_ca.clone() };
     Caller::new(HashMap::from([(PAYMENTS_API.to_owned(), address)]), stack)
         .map_err(|error| Failure::new(EXIT_CONFIG, format!("failed to {error}")))
@@ -470,6 +480,7 @@ async fn try_to_seed(client: &Client, has_route: bool) -> Result<Option<&'static
 fn spawn_http(
     runtime: &Runtime,
     listener: TcpListener,
+    entrance: &Entrance,
     stopped: &server::Stop,
 ) -> Result<Vec<JoinHandle<()>>, Failure> {
     let (mut doors, mut threads) = (Vec::new(), Vec::new());
@@ -483,7 +494,8 @@ fn spawn_http(
             tokio::spawn(async move { server.serve().await });
             app
         };
-        let (door, thread) = server::spawn(format!("http-{inbox}"), stopped.clone(), make)
+        let name = format!("http-{inbox}");
+        let (door, thread) = server::spawn(name, stopped.clone(), entrance.clone(), make)
             .map_err(|error| Failure::new(EXIT_UNAVAILABLE, error))?;
         doors.push(door);
         threads.push(thread);
@@ -492,9 +504,12 @@ fn spawn_http(
     Ok(threads)
 }
 
-fn announce(address: std::io::Result<SocketAddr>, sandbox: Option<&str>) {
+fn announce(address: std::io::Result<SocketAddr>, entrance: &Entrance, sandbox: Option<&str>) {
     let Ok(address) = address else { return };
-    let url = format!("http://{address}");
+    let scheme = if entrance.tls.is_some() { "https" } else { "http" };
+    let url = format!("{scheme}://{address}");
+    let wants_tokens = entrance.guard.as_ref().is_some_and(|guard| guard.wants_tokens());
+    let token = if wants_tokens { " -H \"Authorization: Bearer $WIMS_TOKEN\"" } else { "" };
     let mut out = std::io::stdout().lock();
     // Nobody may be reading; that is no reason not to serve.
     let _ = writeln!(out, "{url}");
@@ -503,7 +518,7 @@ fn announce(address: std::io::Result<SocketAddr>, sandbox: Option<&str>) {
     }
     let _ = writeln!(
         out,
-        "Take an order:\n  curl -s {url}/orders -d '{{\"customerId\":\"349\",\"quantity\":7}}'"
+        "Take an order:\n  curl -s {url}/orders{token} -d '{{\"customerId\":\"349\",\"quantity\":7}}'"
     );
     let _ = out.flush();
 }

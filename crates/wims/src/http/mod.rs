@@ -3,8 +3,10 @@
 //! Promise: a 200 means stored; a refusal changes nothing and says why. It deliberately contains
 //! no business: it reads requests into typed arguments, asks the engine, and writes what it says.
 
+pub mod auth;
 pub mod idempotency;
 pub mod inventory;
+pub mod limits;
 pub mod logs;
 pub mod operations;
 pub mod orders;
@@ -12,6 +14,8 @@ pub mod problem;
 pub mod query;
 pub mod server;
 pub mod strict;
+pub mod tls;
+pub mod tokens;
 
 use std::collections::HashMap;
 use std::future::poll_fn;

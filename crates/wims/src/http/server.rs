@@ -1,11 +1,12 @@
 //! The HTTP server: one single-threaded runtime a thread, each with its own connections.
 //!
 //! Promise: connections are spread evenly, and a stop finishes requests under way. It
-//! deliberately shares nothing between its threads; one task accepts for all of them.
+//! deliberately shares nothing between its threads but the guard at the entrance; one task accepts
+//! for all of them.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -20,11 +21,14 @@ use hyper::service::{Service, service_fn};
 use hyper::{HeaderMap, Method, Request};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio_rustls::TlsAcceptor;
 use wims_runtime::driver::locked;
 
-use crate::http::{App, orders};
+use crate::http::auth::Guard;
+use crate::http::{App, orders, tls};
 
 /// A client that is silent this long between requests is let go.
 const IDLE_LIMIT: Duration = Duration::from_secs(120);
@@ -59,8 +63,17 @@ impl Routes for App {
 /// Says that the server stops, and by when it must have.
 pub type Stop = watch::Receiver<Option<Instant>>;
 
-/// A connection on its way to the thread that will serve it.
-type Arrival = (std::net::TcpStream, OwnedSemaphorePermit);
+/// What a request passes before its route; by default it is open.
+#[derive(Clone, Default)]
+pub struct Entrance {
+    /// Who looks at tokens and counts requests.
+    pub guard: Option<Arc<Guard>>,
+    /// Connections are encrypted by this.
+    pub tls: Option<TlsAcceptor>,
+}
+
+/// A connection on its way to the thread that will serve it, and whose it is.
+type Arrival = (std::net::TcpStream, IpAddr, OwnedSemaphorePermit);
 
 /// The way to one serving thread.
 pub struct Door {
@@ -69,13 +82,15 @@ pub struct Door {
 }
 
 /// Starts a thread that serves the connections handed through its door until `stop` says so and
-/// the door is closed; `make` makes what is served inside the thread's runtime.
+/// the door is closed, each request after it has passed the entrance; `make` makes what is served
+/// inside the thread's runtime.
 ///
 /// # Errors
 /// When thread or runtime cannot be made.
 pub fn spawn<R: Routes>(
     name: String,
     stop: Stop,
+    entrance: Entrance,
     make: impl FnOnce() -> R + Send + 'static,
 ) -> std::io::Result<(Door, JoinHandle<()>)> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -83,7 +98,7 @@ pub fn spawn<R: Routes>(
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let door = Door { arrivals, slots: slots.clone() };
     let thread = std::thread::Builder::new().name(name).spawn(move || {
-        runtime.block_on(serve(arrived, slots, stop, make));
+        runtime.block_on(serve(arrived, slots, stop, entrance, make));
     })?;
     Ok((door, thread))
 }
@@ -104,7 +119,8 @@ pub async fn accept(listener: TcpListener, doors: Vec<Door>, mut stop: Stop) {
             accepted = listener.accept() => accepted,
             _ = stop.wait_for(Option::is_some) => return,
         };
-        let Ok(stream) = accepted.and_then(|(stream, _)| stream.into_std()) else {
+        let accepted = accepted.and_then(|(stream, from)| Ok((stream.into_std()?, from.ip())));
+        let Ok((stream, client)) = accepted else {
             // Out of file descriptors: let some connections end first.
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
@@ -112,7 +128,7 @@ pub async fn accept(listener: TcpListener, doors: Vec<Door>, mut stop: Stop) {
         // Small replies must not wait for each other.
         let _ = stream.set_nodelay(true);
         // A thread that is gone is stopping, and its clients with it.
-        drop(door.arrivals.send((stream, slot)));
+        drop(door.arrivals.send((stream, client, slot)));
     }
 }
 
@@ -120,6 +136,7 @@ async fn serve<R: Routes>(
     mut arrived: UnboundedReceiver<Arrival>,
     slots: Arc<Semaphore>,
     stop: Stop,
+    entrance: Entrance,
     make: impl FnOnce() -> R,
 ) {
     let app = make();
@@ -134,17 +151,30 @@ async fn serve<R: Routes>(
     let app = Arc::new(app);
     let open = Arc::new(Mutex::new(HashMap::new()));
     let mut number = 0_u64;
-    while let Some((stream, slot)) = arrived.recv().await {
+    while let Some((stream, client, slot)) = arrived.recv().await {
         let Ok(stream) = tokio::net::TcpStream::from_std(stream) else { continue };
         number += 1;
-        let (stopper, stop) = oneshot::channel();
+        let (stopper, mut stop) = oneshot::channel();
         locked(&open).insert(number, stopper);
         let (app, router, open) = (app.clone(), router.clone(), open.clone());
-        tokio::spawn(async move {
-            connection(stream, app, router, stop).await;
+        let client = (client, entrance.guard.clone());
+        let ended = move || {
             locked(&open).remove(&number);
             drop(slot);
-        });
+        };
+        // Two tasks, so that one without TLS is as small as it can be.
+        match entrance.tls.clone() {
+            None => tokio::spawn(async move {
+                connection(stream, client, app, router, stop).await;
+                ended();
+            }),
+            Some(acceptor) => tokio::spawn(async move {
+                if let Some(stream) = tls::shake_hands(&acceptor, stream, &mut stop).await {
+                    connection(stream, client, app, router, stop).await;
+                }
+                ended();
+            }),
+        };
     }
     // The door is closed. Each connection has a signal of its own: one for all would be locked by
     // every request.
@@ -175,8 +205,10 @@ impl Drop for UnderWay {
     }
 }
 
-async fn connection(
-    stream: tokio::net::TcpStream,
+/// Serves one connection; `client` is where it comes from, and who looks at its requests.
+async fn connection<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    (client, guard): (IpAddr, Option<Arc<Guard>>),
     app: Arc<impl Routes>,
     router: Router,
     stop: oneshot::Receiver<()>,
@@ -186,11 +218,17 @@ async fn connection(
     let counted = under_way.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let counted = UnderWay::begin(&counted);
+        let denial = guard.as_ref().and_then(|guard| {
+            guard.admit(request.method(), request.uri().path(), request.headers(), client).err()
+        });
         let is_create = request.method() == Method::POST && request.uri().path() == "/orders";
         let app = is_create.then(|| app.clone());
         let router = (!is_create).then(|| router.clone());
         async move {
             let _counted = counted;
+            if let Some(denial) = denial {
+                return Ok(denial.into_response());
+            }
             if let Some(app) = app {
                 let (head, body) = request.into_parts();
                 let answer = app.take_order(&head.headers, Body::new(body)).await;

@@ -65,7 +65,7 @@ impl Process {
         let mut lines = BufReader::new(child.stdout.take().expect("a pipe"));
         lines.read_line(&mut first).expect("a line");
         let mut second = String::new();
-        if first.starts_with("http://") && serves {
+        if first.starts_with("http") && serves {
             lines.read_line(&mut second).expect("a line");
         }
         let sandbox_url = second.trim().strip_prefix("payments sandbox: ").map(str::to_owned);
@@ -73,7 +73,7 @@ impl Process {
         std::thread::spawn(move || lines.lines().for_each(drop));
         let url = first.trim().to_owned();
         assert!(
-            url.starts_with("http://"),
+            url.starts_with("http://") || url.starts_with("https://"),
             "no URL: {first:?}\n{}",
             std::fs::read_to_string(errors).unwrap_or_default()
         );

@@ -363,7 +363,7 @@ fn an_api_that_cannot_be_called_as_told_stops_the_start() {
         (vec![url, absent.as_str()], 78, "absent.pem"),
         (vec![url, no_certificate.as_str()], 78, "a PEM file"),
         (vec![absent.as_str()], 2, "--payments-url"),
-        (vec!["--payments-url=http://me:secret@127.0.0.1:9"], 2, "WIMS_PAYMENTS_AUTHORIZATION"),
+        (vec!["--payments-url=http://me:secret@127.0.0.1:9"], 78, "WIMS_PAYMENTS_AUTHORIZATION"),
     ] {
         let data = format!("--data-dir={}", folder.join("data").display());
         let mut command = Command::new(env!("CARGO_BIN_EXE_wims"));
@@ -372,6 +372,7 @@ fn an_api_that_cannot_be_called_as_told_stops_the_start() {
         let log = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(code), "{options:?}: {log}");
         assert!(log.contains(said), "{options:?}: {log}");
+        assert!(!log.contains("secret"), "{options:?}: {log}");
     }
 }
 

@@ -3,6 +3,7 @@
 //! Promise: nothing here knows more than the HTTP API tells; `--json` prints the server's JSON as
 //! it is; a refusal is told in the server's own words, and a server that is not there is told
 //! apart from one that says no.
+//! A token comes from a file or `WIMS_TOKEN`, since anybody may read a command line.
 //! Deliberately absent: retries (an order must not be placed twice because an answer got lost),
 //! proxies (the server is on this machine or near it), and any reading of the data directory.
 
@@ -12,18 +13,21 @@ pub mod leftover;
 pub mod log;
 pub mod order;
 pub mod queue;
-mod table;
+pub mod table;
 
 use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
 use clap::builder::BoolishValueParser;
-use reqwest::{Method, StatusCode, Url};
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+use reqwest::redirect::Policy;
+use reqwest::{Certificate, Method, StatusCode, Url};
 use serde_json::Value;
 use wims_runtime::driver::with_causes;
 
-use crate::cli::{EXIT_REFUSED, EXIT_UNAVAILABLE, Failure};
+use crate::cli::{EXIT_CONFIG, EXIT_REFUSED, EXIT_UNAVAILABLE, Failure};
 use crate::http::idempotency::{KEY_CHARS_MAX, is_key};
 
 /// Longer than any answer of a server that is well.
@@ -32,6 +36,8 @@ const ANSWER_WAIT_MAX: Duration = Duration::from_secs(30);
 const PAGE_ROWS_MAX: u32 = 500;
 /// So much of an answer that is no problem document is shown.
 const DETAIL_CHARS_MAX: usize = 200;
+/// The variable with the token.
+const TOKEN: &str = "WIMS_TOKEN";
 
 /// Which server is asked, and how its answer is shown.
 #[derive(Args, Debug)]
@@ -39,6 +45,12 @@ pub struct ServerArgs {
     /// The server, as `wims serve` prints it
     #[arg(long, env = "WIMS_URL", default_value = "http://127.0.0.1:8080", value_parser = base_url)]
     url: Url,
+    /// File with the token that the server asks for; without it the token is what WIMS_TOKEN says
+    #[arg(long, env = "WIMS_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// PEM file of root certificates, trusted for the server besides the built-in ones
+    #[arg(long, env = "WIMS_CA", value_name = "FILE")]
+    ca: Option<PathBuf>,
     /// Print the server's JSON instead of text for people
     #[arg(long, env = "WIMS_JSON", value_parser = BoolishValueParser::new())]
     json: bool,
@@ -49,6 +61,42 @@ impl ServerArgs {
     fn show(&self, reply: &Reply, told: impl FnOnce() -> String) -> Result<(), Failure> {
         if self.json { print_line(&reply.text) } else { print(&told()) }
     }
+
+    /// What the server is to see as `Authorization`, if there is a token.
+    fn authorization(&self) -> Result<Option<HeaderValue>, Failure> {
+        let (token, source) = match &self.token_file {
+            Some(path) => {
+                let failed = |error| failed_to_read(path, error);
+                (std::fs::read_to_string(path).map_err(failed)?, path.display().to_string())
+            }
+            None => match std::env::var_os(TOKEN) {
+                Some(token) => (token.to_string_lossy().into_owned(), TOKEN.to_owned()),
+                None => return Ok(None),
+            },
+        };
+        if token.trim().is_empty() {
+            return Ok(None);
+        }
+        let Ok(mut value) = HeaderValue::from_str(&format!("Bearer {}", token.trim())) else {
+            let message = format!("what {source} has cannot be sent; it must be one line");
+            return Err(Failure::new(EXIT_CONFIG, message));
+        };
+        value.set_sensitive(true);
+        Ok(Some(value))
+    }
+
+    /// Root certificates that are trusted besides the built-in ones.
+    fn roots(&self) -> Result<Vec<Certificate>, Failure> {
+        let Some(path) = &self.ca else { return Ok(Vec::new()) };
+        let pem = std::fs::read(path).map_err(|error| failed_to_read(path, error))?;
+        let roots = Certificate::from_pem_bundle(&pem).ok().filter(|roots| !roots.is_empty());
+        let message = || format!("{} is no PEM file of certificates", path.display());
+        roots.ok_or_else(|| Failure::new(EXIT_CONFIG, message()))
+    }
+}
+
+fn failed_to_read(path: &Path, error: io::Error) -> Failure {
+    Failure::new(EXIT_CONFIG, format!("failed to read {}: {error}", path.display()))
 }
 
 fn base_url(text: &str) -> Result<Url, String> {
@@ -104,8 +152,19 @@ impl Reply {
 
 impl Server {
     fn at(args: &ServerArgs) -> Result<Server, Failure> {
-        let client = reqwest::Client::builder().no_proxy().timeout(ANSWER_WAIT_MAX).build();
-        let client = client.map_err(|error| Failure::new(EXIT_UNAVAILABLE, with_causes(&error)))?;
+        let headers: HeaderMap =
+            args.authorization()?.into_iter().map(|value| (AUTHORIZATION, value)).collect();
+        let mut builder = reqwest::Client::builder()
+            .no_proxy()
+            .timeout(ANSWER_WAIT_MAX)
+            // Nobody else is to see the token.
+            .redirect(Policy::none())
+            .default_headers(headers);
+        for root in args.roots()? {
+            builder = builder.add_root_certificate(root);
+        }
+        let client =
+            builder.build().map_err(|error| Failure::new(EXIT_UNAVAILABLE, with_causes(&error)))?;
         Ok(Server { url: args.url.clone(), client, key: None })
     }
 
@@ -169,7 +228,11 @@ impl Server {
 
     fn unanswered(&self, error: &reqwest::Error) -> Failure {
         let url = self.shown_url();
-        let message = if error.is_connect() {
+        let message = if error.is_connect() && self.url.scheme() == "https" {
+            let cause = std::error::Error::source(error);
+            let cause = cause.map_or_else(String::new, with_causes);
+            format!("cannot reach {url}: {cause}; --ca names the root of a private certificate")
+        } else if error.is_connect() {
             format!("cannot reach {url}: is wims serve running? Choose another address with --url")
         } else if error.is_timeout() {
             format!("{url} did not answer within {} seconds", ANSWER_WAIT_MAX.as_secs())
@@ -179,8 +242,13 @@ impl Server {
         Failure::new(EXIT_UNAVAILABLE, message)
     }
 
-    fn shown_url(&self) -> &str {
-        self.url.as_str().trim_end_matches('/')
+    /// The address, without what a proxy in front may want as user and password.
+    fn shown_url(&self) -> String {
+        let mut url = self.url.clone();
+        // An address that can have none has none.
+        let _ = url.set_username("");
+        let _ = url.set_password(None);
+        url.as_str().trim_end_matches('/').to_owned()
     }
 }
 
@@ -191,11 +259,18 @@ fn refused(status: StatusCode, text: &str) -> Failure {
         Some(detail) if !detail.is_empty() => table::printable(detail),
         _ => format!("the server answered {status} {}", table::shortened(text, DETAIL_CHARS_MAX)),
     };
-    Failure::new(EXIT_REFUSED, message.trim_end())
+    let hint = match status {
+        StatusCode::UNAUTHORIZED => "; WIMS_TOKEN or --token-file tells one",
+        _ => "",
+    };
+    Failure::new(EXIT_REFUSED, format!("{}{hint}", message.trim_end()))
 }
 
 /// Prints text as it is.
-fn print(text: &str) -> Result<(), Failure> {
+///
+/// # Errors
+/// When it cannot be written.
+pub fn print(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Ok(()) => Ok(()),
@@ -219,7 +294,7 @@ mod tests {
 
     fn server(url: &str) -> Server {
         let url = base_url(url).expect("an address");
-        Server::at(&ServerArgs { url, json: false }).expect("a client")
+        Server::at(&ServerArgs { url, token_file: None, ca: None, json: false }).expect("a client")
     }
 
     #[test]
@@ -248,6 +323,7 @@ mod tests {
             assert!(base_url(wrong).is_err(), "{wrong}");
         }
         assert_eq!(server("http://127.0.0.1:8080").shown_url(), "http://127.0.0.1:8080");
+        assert_eq!(server("https://me:secret@h/wims/").shown_url(), "https://h/wims");
     }
 
     #[test]
