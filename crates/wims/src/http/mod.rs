@@ -3,6 +3,7 @@
 //! Promise: a 200 means stored; a refusal changes nothing and says why. It deliberately contains
 //! no business: it reads requests into typed arguments, asks the engine, and writes what it says.
 
+pub mod customers;
 pub mod inventory;
 pub mod logs;
 pub mod operations;
@@ -63,6 +64,7 @@ impl App {
             .route("/orders", post(orders::create).get(orders::list))
             .route("/orders/{orderId}", get(orders::read))
             .route("/orders/{orderId}/ship", post(orders::ship))
+            .route("/customers/{customerId}/erase", post(customers::erase))
             .route("/inventory", get(inventory::default_item))
             .route("/inventory/items", get(inventory::items))
             .route("/inventory/{product}/{model}", get(inventory::read).put(inventory::put))
