@@ -68,7 +68,7 @@ pub struct FieldError {
 /// let mut fields = Fields::of(json);
 /// let customer_id = fields.customer_id("customerId");
 /// let quantity = fields.required_int("quantity", 1..=QUANTITY_MAX);
-/// fields.refuse("lines", "is not supported yet; send `quantity`");
+/// fields.refuse("reason", "is not supported yet");
 /// fields.finish(|| Some(NewOrder { customer_id: customer_id?, quantity: quantity? }))
 /// ```
 #[derive(Debug)]

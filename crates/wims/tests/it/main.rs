@@ -14,6 +14,7 @@ mod harness;
 mod house;
 mod kill;
 mod limits;
+mod lines;
 mod observer;
 mod payments;
 mod payments_api;

@@ -246,12 +246,12 @@ mod tests {
 
     #[test]
     fn a_mail_address_is_one_that_everybody_can_mail() {
-        let longest = format!("{}@{}.example", "a".repeat(64), "b.".repeat(90) + "bb");
+        let longest = format!("{}@{}.example", "a".repeat(64), "b.".repeat(89) + "bb");
         assert!(longest.len() <= EMAIL_BYTES_MAX);
         for right in ["ada@example.com", "a.b+c@x-y.example", "o'hara@sub.example.org", &longest] {
             assert!(of(email, right), "{right}");
         }
-        let too_long = format!("{}@{}.example", "a".repeat(64), "b.".repeat(100));
+        let too_long = format!("{}@{}example", "a".repeat(64), "b.".repeat(100));
         let long_local = format!("{}@example.com", "a".repeat(65));
         let long_label = format!("a@{}.com", "b".repeat(64));
         let wrong = [
@@ -287,7 +287,9 @@ mod tests {
         ];
         for wrong in wrong {
             let told = email(Json::Str(wrong.to_owned())).expect_err(wrong);
-            assert!(wrong.len() < 5 || !told.contains(wrong), "{told} repeats what was given");
+            let expected =
+                "must be one mail address such as ada@example.com, of at most 254 characters";
+            assert_eq!(told, expected, "{wrong:?}");
         }
         assert_eq!(email(Json::List(Vec::new())), Err("must be text, not a list".to_owned()));
     }
