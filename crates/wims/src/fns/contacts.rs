@@ -62,14 +62,11 @@ mod tests {
     use wims_runtime::items::Items;
 
     use super::*;
-    use crate::constructs::payments_api::PaymentsPace;
-    use crate::stack::{Settings, wims_stack};
+    use crate::fns::sample;
 
     /// The table with contact data of two orders of one customer.
     fn items() -> Items {
-        let team_email = "theteam@ourcompany.com".into();
-        let stack = wims_stack(&Settings { team_email, payments: PaymentsPace::default() });
-        let mut items = Items::new(stack.tables.into_iter().next().expect("there is a table"));
+        let mut items = sample::table();
         for (seq, order_id) in [(1, "a"), (2, "b")] {
             let contact = Doc::object(&[("email", Field::Str("ada@example.com"))]);
             let Action::Put(item) = put(order_id, "349", &contact).action else {
@@ -111,13 +108,7 @@ mod tests {
         let items = items();
         let list = Doc::build(|w| w.list(|w| ["a", "gone", "b"].iter().for_each(|id| w.str(id))));
         let arguments = Doc::object(&[("orderIds", Field::View(list.view()))]);
-        let input = RouteInput {
-            arguments: &arguments,
-            history: None,
-            reads: Reads::of(&items),
-            now_ms: 1,
-            id: 1,
-        };
+        let input = sample::request(&items, &arguments);
         let Routed { writes, reply } = erase_contacts(&input).expect("it is not refused");
         assert_eq!(reply.int("erased"), Some(2));
         let pks: Vec<&str> = writes.iter().map(|write| write.pk.as_str()).collect();

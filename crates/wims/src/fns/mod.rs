@@ -12,6 +12,8 @@ pub mod inventory;
 pub mod mails;
 pub mod orders;
 pub mod payments;
+#[cfg(test)]
+mod sample;
 
 use wims_runtime::{Function, Functions};
 use wims_stack::check::FunctionKind;

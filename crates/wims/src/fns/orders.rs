@@ -235,17 +235,14 @@ mod tests {
     use wims_runtime::items::Items;
 
     use super::*;
-    use crate::constructs::payments_api::PaymentsPace;
     use crate::domain::{CONTACT_SK, contact_pk};
-    use crate::stack::{Settings, wims_stack};
+    use crate::fns::sample;
 
     const ORDER_ID: &str = "00000000-0000-0000-0000-000000000001";
 
     /// The table with items of these prices and currencies, two of each to an order at most.
     fn items(described: &[(Sku<'_>, i64, &str)]) -> Items {
-        let team_email = "theteam@ourcompany.com".into();
-        let stack = wims_stack(&Settings { team_email, payments: PaymentsPace::default() });
-        let mut items = Items::new(stack.tables.into_iter().next().expect("there is a table"));
+        let mut items = sample::table();
         for (seq, (sku, price, currency)) in (1..).zip(described) {
             let item = Doc::object(&[
                 ("currency", Field::Str(currency)),
@@ -279,14 +276,7 @@ mod tests {
         });
         let fields = [("customerId", Field::Str("349")), ("lines", Field::View(list.view()))];
         let arguments = Doc::object(&[&fields[..], more].concat());
-        let input = RouteInput {
-            arguments: &arguments,
-            history: None,
-            reads: wims_runtime::functions::Reads::of(items),
-            now_ms: 7,
-            id: 1,
-        };
-        create_order(&input).map_err(|refusal| {
+        create_order(&sample::request(items, &arguments)).map_err(|refusal| {
             assert_eq!(refusal.kind, RefusalKind::Unprocessable);
             refusal.detail
         })

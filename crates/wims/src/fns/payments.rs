@@ -105,18 +105,14 @@ pub fn payment_outcome(input: &DeliveryInput<'_>, outcome: &CallOutcome) -> Vec<
 
 #[cfg(test)]
 mod tests {
-    use wims_runtime::items::Items;
     use wims_stack::Action;
 
     use super::*;
-    use crate::constructs::payments_api::PaymentsPace;
-    use crate::stack::{Settings, wims_stack};
+    use crate::fns::sample;
 
     #[test]
     fn a_charge_has_the_payment_method_of_the_order_until_it_is_erased() {
-        let team_email = "theteam@ourcompany.com".into();
-        let stack = wims_stack(&Settings { team_email, payments: PaymentsPace::default() });
-        let mut items = Items::new(stack.tables.into_iter().next().expect("there is a table"));
+        let mut items = sample::table();
         let contact = Doc::object(&[("paymentMethod", Field::Str("tok_1"))]);
         let Action::Put(item) = contacts::put("a", "349", &contact).action else {
             panic!("contact data is put");

@@ -23,7 +23,8 @@ const TRANSACTIONS_MAX: usize = 100;
 const STAYS: &str = "orders and their events keep customerId, lines and reference, as records of \
     business; what the payments API was told is there";
 const JOURNAL: &str = "the journal holds what was erased until the segments it is in are removed: \
-    not before 24 hours, and once more was written; copies of the data directory keep it";
+    not before the log's retention has passed (24 hours, unless the stack has another), and once \
+    more was written; copies of the data directory keep it";
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]

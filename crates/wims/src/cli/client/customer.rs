@@ -18,8 +18,8 @@ pub enum CustomerCommand {
     #[command(after_help = "Example:\n  wims customer erase 349\n\n\
         Orders and their events stay, with the customer's id. A payment still to come is charged \
         without a payment method. The journal holds what was erased until its segments are \
-        removed, not before 24 hours; copies of the data directory keep it. Repeating it erases \
-        what has come since.")]
+        removed, not before the log's retention has passed; copies of the data directory keep \
+        it. Repeating it erases what has come since.")]
     Erase(EraseArgs),
 }
 
