@@ -50,9 +50,9 @@ impl RequestKey {
     /// The key that a request through `route` has, told within `scope`. Both hashes are parts of a
     /// SHA-256: nobody finds a key that is taken for another one's, and they are the same in every
     /// version that reads the same arguments.
-    pub fn of(scope: &str, route: &str, key: &[u8], arguments: &Doc) -> RequestKey {
+    pub fn of(scope: &[u8], route: &str, key: &[u8], arguments: &Doc) -> RequestKey {
         let mut context = Context::new(&SHA256);
-        for part in [scope.as_bytes(), route.as_bytes(), key] {
+        for part in [scope, route.as_bytes(), key] {
             context.update(&(part.len() as u64).to_le_bytes());
             context.update(part);
         }

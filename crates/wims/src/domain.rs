@@ -21,6 +21,14 @@ pub const CUSTOMER: &str = "CUSTOMER#";
 pub const INVENTORY: &str = "INVENTORY#";
 /// Prefix of a backorder queue entry's partition key; not streamed.
 pub const BACKORDER: &str = "BACKORDER#";
+/// Prefix of the partition key of an order's contact data: all that is personal of it and not
+/// needed to keep the books. Not streamed, so never in an event, a log or history. Whoever closes
+/// an order deletes it in the same transaction, so that none is left without its order.
+pub const CONTACT: &str = "CONTACT#";
+/// Sort key of contact data: an order has one item of it.
+pub const CONTACT_SK: &str = "CONTACT";
+/// The attribute of contact data that says whose it is: by it a customer's is found and erased.
+pub const CONTACT_OF: &str = "contactOf";
 
 /// The article's one item.
 pub const DEFAULT_SKU: Sku<'static> = Sku { product: "MACGUFFIN", model: "LX" };
@@ -36,6 +44,11 @@ pub const REORDER_POINT: i64 = 100;
 pub const ORDER_QUANTITY_MAX: i64 = 10_000;
 /// The most units a receipt or an item holds: keeps every sum within 64 bits.
 pub const STOCK_MAX: i64 = 1_000_000_000_000;
+/// The largest amount of an order in minor units: ten times what one line can come to, and far
+/// below 2^53, up to which every reader of JSON has whole numbers exactly.
+pub const AMOUNT_MAX: i64 = 100_000_000_000_000;
+/// The most lines of an order: with its stock rows and queue entries it fits one transaction.
+pub const LINES_MAX: usize = 32;
 
 /// Declares a closed set of states: the enum, and for each state the text it is stored as.
 /// Neither way between the two takes memory.
@@ -248,7 +261,7 @@ pub struct Line<'a> {
     pub quantity: i64,
 }
 
-/// The lines of a stored order.
+/// The lines of an order, stored or asked for.
 pub fn lines(order: &Doc) -> Vec<Line<'_>> {
     let list = order.get("lines").and_then(|lines| lines.as_list());
     let lines = list.into_iter().flatten().filter_map(|line| {
@@ -256,6 +269,11 @@ pub fn lines(order: &Doc) -> Vec<Line<'_>> {
         Some(Line { sku, quantity: line.get("quantity")?.as_int()? })
     });
     lines.collect()
+}
+
+/// Partition key of an order's contact data.
+pub fn contact_pk(order_id: &str) -> String {
+    [CONTACT, order_id].concat()
 }
 
 /// The key under which an order is charged: the same on every try.

@@ -14,7 +14,7 @@ use crate::constructs::orders_api::{OrdersApi, OrdersApiProps};
 use crate::constructs::orders_processor::{OrdersProcessor, OrdersProcessorProps};
 use crate::constructs::payments_api::{PaymentsApi, PaymentsPace};
 use crate::constructs::payments_queue::{PaymentsQueue, PaymentsQueueProps};
-use crate::domain::{BACKORDER, CUSTOMER, INVENTORY, OrderStatus, TABLE};
+use crate::domain::{BACKORDER, CONTACT, CONTACT_OF, CUSTOMER, INVENTORY, OrderStatus, TABLE};
 
 /// What differs between two installations.
 #[derive(Clone, Debug)]
@@ -80,12 +80,13 @@ fn wims_table(stack: &mut Stack) -> TableRef {
     let shipped = Condition::is("status", OrderStatus::Shipped.as_str());
     stack.tables.push(Table {
         name: name.clone(),
-        unstreamed: vec![BACKORDER.into()],
+        unstreamed: vec![BACKORDER.into(), CONTACT.into()],
         indexes: vec![
             index("orderId", CUSTOMER, true),
             index("status", CUSTOMER, false),
             index("customerId", CUSTOMER, false),
             index("catalog", INVENTORY, false),
+            index(CONTACT_OF, CONTACT, false),
         ],
         closed: vec![Closed { prefix: CUSTOMER.into(), when: shipped }],
     });

@@ -47,7 +47,7 @@ fn restart(quiet: Quiet) -> Quiet {
 /// A request that puts this item under a key.
 fn request(key: &str, sk: &str) -> impl FnOnce(crate::io::Ticket) -> Input {
     let arguments = Doc::object(&[("sk", Field::Str(sk))]);
-    let key = Some(Box::new(RequestKey::of("", "put", key.as_bytes(), &arguments)));
+    let key = Some(Box::new(RequestKey::of(b"", "put", key.as_bytes(), &arguments)));
     let (route, history, trace) = ("put", None, None);
     move |ticket| Input::Call { ticket, route, arguments, history, trace, key }
 }
@@ -230,12 +230,14 @@ fn keys_that_a_recovery_meets_in_disorder_expire_in_order() {
 #[test]
 fn the_hash_of_a_key_is_of_its_scope_and_its_route_and_is_the_same_for_ever() {
     let arguments = Doc::text("x");
-    let of = |scope, route, key: &str| RequestKey::of(scope, route, key.as_bytes(), &arguments);
+    let of = |scope: &str, route, key: &str| {
+        RequestKey::of(scope.as_bytes(), route, key.as_bytes(), &arguments)
+    };
     let key = of("", "put", "cart-4711");
     assert_eq!(key.hash, 0xe3e1_e878_2771_a37f_01d0_9d17_cc57_12ab);
     let others =
         [of("t", "put", "cart-4711"), of("", "get", "cart-4711"), of("", "putc", "art-4711")];
     assert!(others.iter().all(|other| other.hash != key.hash && other.body == key.body));
-    let other_body = RequestKey::of("", "put", b"cart-4711", &Doc::text("y"));
+    let other_body = RequestKey::of(b"", "put", b"cart-4711", &Doc::text("y"));
     assert!(other_body.hash == key.hash && other_body.body != key.body);
 }

@@ -24,6 +24,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::bench::{self, BenchCommand};
+use crate::cli::client::customer::{self, CustomerCommand};
 use crate::cli::client::inventory::{self, InventoryCommand};
 use crate::cli::client::leftover::{self, LeftoverCommand};
 use crate::cli::client::log::{self, LogCommand};
@@ -62,6 +63,9 @@ enum Command {
     /// Place, look at and ship orders
     #[command(subcommand)]
     Order(OrderCommand),
+    /// Erase what is personal of a customer
+    #[command(subcommand)]
+    Customer(CustomerCommand),
     /// Look at, describe and receive stock
     #[command(subcommand)]
     Inventory(InventoryCommand),
@@ -193,6 +197,7 @@ pub fn run() -> ExitCode {
         Command::Serve(args) => serve::run(args),
         Command::PaymentsSandbox(args) => payments_sandbox(args),
         Command::Order(command) => order::run(command),
+        Command::Customer(command) => customer::run(command),
         Command::Inventory(command) => inventory::run(command),
         Command::Queue(command) => queue::run(command),
         Command::Leftover(command) => leftover::run(command),

@@ -10,11 +10,13 @@ use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
 use wims_runtime::driver::check_mail_address;
 use wims_stack::check::{self, Finding, FunctionNames, Published, Severity};
-use wims_stack::{ApiRef, HttpRoute, Route, Stack, draw};
+use wims_stack::{ApiRef, HttpRoute, Route, Stack, Table, draw};
 
 use crate::cli::{EXIT_CONFIG, Failure, say};
 use crate::constructs::payments_api::{PAYMENTS_API, PaymentsPace};
-use crate::domain::{BUSINESS_SOURCE, CDC_EVENT, CUSTOMER, INVENTORY, PROJECT_SOURCE};
+use crate::domain::{
+    BUSINESS_SOURCE, CDC_EVENT, CONTACT, CONTACT_OF, CUSTOMER, INVENTORY, PROJECT_SOURCE,
+};
 use crate::fns;
 use crate::fns::cdc_enrichment::BUSINESS_EVENTS;
 use crate::stack::{Settings, wims_stack};
@@ -127,7 +129,23 @@ fn unserved(stack: &Stack) -> Vec<Finding> {
         let why = check_mail_address(email).err()?;
         Some(error(format!("topic/{topic}"), format!("mails {email}: {why}")))
     });
-    others.chain(routes).chain(mails).collect()
+    let contacts = stack.tables.iter().flat_map(|table| {
+        let name = format!("table/{}", table.name.name());
+        exposed_contacts(table).into_iter().map(move |why| error(name.clone(), why))
+    });
+    others.chain(routes).chain(mails).chain(contacts).collect()
+}
+
+/// Why what is personal of an order would get into events, or would not be found to be erased.
+fn exposed_contacts(table: &Table) -> Vec<String> {
+    let is_unstreamed = table.unstreamed.iter().any(|prefix| CONTACT.starts_with(prefix.as_str()));
+    let is_found = table.indexes.iter().any(|index| {
+        index.attribute == CONTACT_OF && !index.unique && CONTACT.starts_with(index.prefix.as_str())
+    });
+    let streamed = format!("{CONTACT} is not unstreamed: what is personal would be in events");
+    let unfound = format!("{CONTACT} has no index {CONTACT_OF}: nothing would be erased");
+    let checks = [(is_unstreamed, streamed), (is_found, unfound)];
+    checks.into_iter().filter(|(holds, _)| !holds).map(|(_, why)| why).collect()
 }
 
 /// Why a route is none of those that `serve` has; the router is part of the program.

@@ -4,6 +4,7 @@
 //! area, named as in the article where the article has a name for it.
 
 pub mod cdc_enrichment;
+pub mod contacts;
 pub mod fulfillment;
 #[cfg(test)]
 mod golden;
@@ -11,15 +12,18 @@ pub mod inventory;
 pub mod mails;
 pub mod orders;
 pub mod payments;
+#[cfg(test)]
+mod sample;
 
 use wims_runtime::{Function, Functions};
 use wims_stack::check::FunctionKind;
 use wims_stack::{Action, Condition, Doc, FunctionRef, Update, Write};
 
 /// All functions, by the names constructs refer to.
-const ALL: [(&str, Function); 12] = [
+const ALL: [(&str, Function); 13] = [
     ("create-order", Function::Route(orders::create_order)),
     ("ship-order", Function::Route(orders::ship_order)),
+    ("erase-contacts", Function::Route(contacts::erase_contacts)),
     ("put-item", Function::Route(inventory::put_item)),
     ("receive-stock", Function::Route(inventory::receive_stock)),
     ("seed-inventory", Function::Route(inventory::seed_inventory)),

@@ -4,11 +4,11 @@
 //! unknown outcome is looked up before anything is tried again. Pace, waits and attempts are the
 //! pipe's business, not ours.
 
-use wims_runtime::functions::{CallOutcome, Delivery, DeliveryInput};
+use wims_runtime::functions::{CallOutcome, Delivery, DeliveryInput, Reads};
 use wims_stack::{Condition, Doc, Field, Update, Write};
 
-use super::update;
-use crate::domain::{InventoryStatus, Move, PaymentStatus, States, charge_key, moved};
+use super::{contacts, update};
+use crate::domain::{InventoryStatus, Move, PaymentStatus, States, charge_key, lines, moved};
 
 /// A message whose order waits for its stock decision is looked at again after this long.
 const UNRESERVED_WAIT_MS: u64 = 1_000;
@@ -28,7 +28,7 @@ pub fn prepare_payment(input: &DeliveryInput<'_>) -> Delivery {
         (InventoryStatus::Reserved, PaymentStatus::Pending) => Delivery::Call {
             writes: vec![processing(input, order)],
             key: charge_key(order),
-            body: request(order),
+            body: request(input.reads, order),
         },
         // PROCESSING: a call is found under way though nobody waits for its answer, for a former
         // life made it. FAILED: it was given up, and a person sent its message back.
@@ -63,16 +63,23 @@ fn unknown(input: &DeliveryInput<'_>, order: &Doc, from: PaymentStatus) -> Write
     update(order, Some(guard), moved(order, Move::Payment(PaymentStatus::Unknown), input.now_ms))
 }
 
-fn request(order: &Doc) -> Doc {
+/// The body of a charge. The payment method is the customer's and nowhere but here and in the
+/// order's contact data.
+fn request(reads: Reads<'_>, order: &Doc) -> Doc {
     let text = |name| Field::Str(order.str(name).unwrap_or(""));
-    let mut fields = vec![
+    let units = || -> i64 { lines(order).iter().map(|line| line.quantity).sum() };
+    let fields = [
         ("amount", Field::Int(order.int("amount").unwrap_or(0))),
         ("currency", text("currency")),
         ("customerId", text("customerId")),
         ("orderId", text("orderId")),
+        ("quantity", Field::Int(order.int("quantity").unwrap_or_else(units))),
     ];
-    fields.extend(order.int("quantity").map(|quantity| ("quantity", Field::Int(quantity))));
-    Doc::object(&fields)
+    let body = Doc::object(&fields);
+    match contacts::of(reads, order).and_then(|contact| contact.str("paymentMethod")) {
+        Some(method) => body.with(&[("paymentMethod", Some(Field::Str(method)))]),
+        None => body,
+    }
 }
 
 /// Turns an outcome into the order's next payment status.
@@ -94,4 +101,39 @@ pub fn payment_outcome(input: &DeliveryInput<'_>, outcome: &CallOutcome) -> Vec<
         None => Update::Remove("reason"),
     });
     vec![update(order, Some(Condition::is_one_of("paymentStatus", from)), updates)]
+}
+
+#[cfg(test)]
+mod tests {
+    use wims_stack::Action;
+
+    use super::*;
+    use crate::fns::sample;
+
+    #[test]
+    fn a_charge_has_the_payment_method_of_the_order_until_it_is_erased() {
+        let mut items = sample::table();
+        let contact = Doc::object(&[("paymentMethod", Field::Str("tok_1"))]);
+        let Action::Put(item) = contacts::put("a", "349", &contact).action else {
+            panic!("contact data is put");
+        };
+        items.set(&item, Some(item.clone()), 1, 1);
+        let lines = serde_json::json!([
+            {"sku": "A/1", "quantity": 2},
+            {"sku": "B/1", "quantity": 3},
+        ]);
+        let lines = wims_stack::json::to_doc(&lines).expect("it is a document");
+        let order = Doc::object(&[
+            ("hasContact", Field::Bool(true)),
+            ("lines", Field::View(lines.view())),
+            ("orderId", Field::Str("a")),
+        ]);
+        let charged = request(Reads::of(&items), &order);
+        assert_eq!(
+            (charged.str("paymentMethod"), charged.int("quantity")),
+            (Some("tok_1"), Some(5))
+        );
+        items.set(&item, None, 1, 2);
+        assert_eq!(request(Reads::of(&items), &order).str("paymentMethod"), None);
+    }
 }

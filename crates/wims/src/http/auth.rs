@@ -153,7 +153,7 @@ fn role_of(method: &Method, path: &str) -> Option<Role> {
 }
 
 /// The token of a request (RFC 6750, section 2.1); none when there are two.
-fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+pub fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     let mut told = headers.get_all(AUTHORIZATION).iter();
     let (value, None) = (told.next()?, told.next()) else { return None };
     let (scheme, token) = value.as_bytes().split_at_checked("Bearer ".len())?;

@@ -2,8 +2,9 @@
 //!
 //! Promise: on a route that takes the header, a request with a key and a body like those of one
 //! that was carried out within a day does nothing and gets its answer, with
-//! `Idempotent-Replayed: true`; with another body it gets 422. A refused request uses up no key. A
-//! header that is no key is a 400. It deliberately keeps nothing: the engine knows the keys.
+//! `Idempotent-Replayed: true`; with another body it gets 422. A key of another token is another
+//! key. A refused request uses up no key. A header that is no key is a 400. It deliberately keeps
+//! nothing: the engine knows the keys.
 
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::Response;
@@ -11,6 +12,7 @@ use wims_runtime::io::Input;
 use wims_runtime::keys::RequestKey;
 use wims_stack::Doc;
 
+use crate::http::auth::bearer;
 use crate::http::problem::Problem;
 use crate::http::strict::FieldError;
 use crate::http::{App, reply_of, trace_of};
@@ -20,8 +22,6 @@ pub const KEY_CHARS_MAX: usize = 255;
 const HEADER: &str = "idempotency-key";
 /// On the answer to a request that was carried out before.
 const REPLAYED: &str = "idempotent-replayed";
-/// Keys are told apart by who tells them. There are no tokens, so all are told by the same.
-const SCOPE: &str = "";
 
 /// The key a request tells, if it tells one.
 ///
@@ -74,7 +74,9 @@ impl App {
         arguments: Doc,
         key: Option<&[u8]>,
     ) -> Result<(Doc, bool), Problem> {
-        let key = key.map(|key| Box::new(RequestKey::of(SCOPE, route, key, &arguments)));
+        // Keys are told apart by the token they come with.
+        let scope = bearer(headers).unwrap_or_default();
+        let key = key.map(|key| Box::new(RequestKey::of(scope, route, key, &arguments)));
         let (history, trace) = (None, trace_of(headers));
         let ask = |ticket| Input::Call { ticket, route, arguments, history, trace, key };
         reply_of(self.client.ask(ask).await)

@@ -4,6 +4,7 @@
 //! no business: it reads requests into typed arguments, asks the engine, and writes what it says.
 
 pub mod auth;
+pub mod customers;
 pub mod idempotency;
 pub mod inventory;
 pub mod limits;
@@ -69,6 +70,7 @@ impl App {
             .route("/orders", post(orders::create).get(orders::list))
             .route("/orders/{orderId}", get(orders::read))
             .route("/orders/{orderId}/ship", post(orders::ship))
+            .route("/customers/{customerId}/erase", post(customers::erase))
             .route("/inventory", get(inventory::default_item))
             .route("/inventory/items", get(inventory::items))
             .route("/inventory/{product}/{model}", get(inventory::read).put(inventory::put))

@@ -1,9 +1,12 @@
 //! Orders over HTTP: create, read, list, ship.
 //!
 //! Article section "OrdersApi". Promise: an order reads the same wherever it is, open in the engine
-//! or closed in history, and says the one thing it waits for; a list is newest first. What cannot
-//! be honoured yet is refused, not ignored. It deliberately decides nothing about an order: whether
-//! it is taken or shipped is the engine's word. And it counts nothing over all orders.
+//! or closed in history, and says the one thing it waits for; a list is newest first. What is
+//! personal is shown only to who asks for that very order, its payment method to nobody. It
+//! deliberately decides nothing about an order: whether it is taken or shipped is the engine's word.
+//! And it counts nothing over all orders.
+
+mod new_order;
 
 use axum::body::Body;
 use axum::extract::State;
@@ -14,15 +17,13 @@ use wims_runtime::io::{Answer, Query};
 use wims_stack::{Doc, Field, Node, View};
 
 use crate::domain::{
-    FulfillmentStatus, InventoryStatus, OrderStatus, PaymentStatus, States, TABLE,
+    CONTACT_SK, FulfillmentStatus, InventoryStatus, OrderStatus, PaymentStatus, States, TABLE,
+    contact_pk,
 };
 use crate::http::idempotency::{key_of, marked};
 use crate::http::problem::Problem;
 use crate::http::query::{PathParameters, QueryString, page_before, page_json, page_limit};
-use crate::http::{App, json_reply, read_keyed_fields, read_optional_fields, rfc3339};
-
-/// More than any item allows; the item's own bound is checked by the engine.
-const QUANTITY_MAX: i64 = 10_000;
+use crate::http::{App, json_reply, odd, read_keyed_fields, read_optional_fields, rfc3339};
 
 /// An order as it is shown.
 #[derive(Serialize)]
@@ -30,6 +31,8 @@ const QUANTITY_MAX: i64 = 10_000;
 struct OrderView<'a> {
     order_id: &'a str,
     customer_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reference: Option<&'a str>,
     status: &'a str,
     inventory_status: &'a str,
     payment_status: &'a str,
@@ -41,17 +44,39 @@ struct OrderView<'a> {
     currency: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    contact: Option<ContactView<'a>>,
     created_at: String,
     updated_at: String,
     waits_for: Option<&'static str>,
 }
 
+/// What of an order's contact data is shown.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ContactView<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    email: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ship_to: Option<Node<'a>>,
+}
+
+impl<'a> ContactView<'a> {
+    /// `None` when nothing of it is shown.
+    fn of(contact: &'a Doc) -> Option<ContactView<'a>> {
+        let (email, ship_to) = (contact.str("email"), contact.get("shipTo").map(Node::View));
+        (email.is_some() || ship_to.is_some()).then_some(ContactView { email, ship_to })
+    }
+}
+
 impl<'a> OrderView<'a> {
+    /// An order as lists show it, without what is personal.
     fn of(order: &'a Doc) -> OrderView<'a> {
         let text = |name| order.str(name).unwrap_or("");
         OrderView {
             order_id: text("orderId"),
             customer_id: text("customerId"),
+            reference: order.str("reference"),
             status: text("status"),
             inventory_status: text("inventoryStatus"),
             payment_status: text("paymentStatus"),
@@ -61,6 +86,7 @@ impl<'a> OrderView<'a> {
             amount: order.int("amount").unwrap_or(0),
             currency: text("currency"),
             reason: order.str("reason"),
+            contact: None,
             created_at: rfc3339(order.int("timestamp").unwrap_or(0)),
             updated_at: rfc3339(order.int("updatedAt").unwrap_or(0)),
             waits_for: States::of(order).and_then(waits_for),
@@ -119,14 +145,7 @@ pub async fn take(app: &App, headers: &HeaderMap, body: Body) -> Result<Response
 
 /// The arguments of `create-order`, as a body has them.
 pub async fn read_order(headers: &HeaderMap, body: Body) -> Result<Doc, Problem> {
-    let mut fields = read_keyed_fields(headers, body).await?;
-    let customer_id = fields.customer_id("customerId");
-    let quantity = fields.required_int("quantity", 1..=QUANTITY_MAX);
-    for later in ["lines", "email", "paymentMethod", "shipTo", "reference"] {
-        fields.refuse(later, "is not supported yet; an order is a customerId and a quantity");
-    }
-    let (customer_id, quantity) = fields.finish(|| Some((customer_id?, quantity?)))?;
-    Ok(Doc::object(&[("customerId", Field::Str(&customer_id)), ("quantity", Field::Int(quantity))]))
+    Ok(new_order::arguments(read_keyed_fields(headers, body).await?)?)
 }
 
 /// The answer to an order that was taken: `{orderId, status}` as `create-order` replies it.
@@ -148,7 +167,21 @@ pub async fn read(
     PathParameters(order_id): PathParameters<String>,
 ) -> Result<Response, Problem> {
     let order = find(&app, &order_id).await?;
-    Ok(json_reply(StatusCode::OK, OrderView::json(&order)))
+    let contact = contact(&app, &order).await?;
+    let contact = contact.as_ref().and_then(ContactView::of);
+    let view = OrderView { contact, ..OrderView::of(&order) };
+    Ok(json_reply(StatusCode::OK, serde_json::to_string(&view).expect("an order is JSON")))
+}
+
+/// The contact data of an order, if it came with some that is still there.
+async fn contact(app: &App, order: &Doc) -> Result<Option<Doc>, Problem> {
+    let order_id = order.str("orderId").filter(|_| order.get("hasContact").is_some());
+    let Some(order_id) = order_id else { return Ok(None) };
+    let (pk, sk) = (contact_pk(order_id), CONTACT_SK.to_owned());
+    let Answer::Item(item) = app.query(Query::Get { table: TABLE, pk, sk }).await? else {
+        return Err(odd());
+    };
+    Ok(item.map(|(contact, _)| contact))
 }
 
 /// An open order from the engine, or a closed one from history.
@@ -301,6 +334,18 @@ mod tests {
         assert_eq!(held(PaymentStatus::Failed), Some(redrive));
         let look_up = "a look-up of what became of its payment";
         assert_eq!(held(PaymentStatus::Unknown), Some(look_up));
+    }
+
+    #[test]
+    fn contact_data_is_shown_without_the_payment_method() {
+        let shown = |contact: &Doc| {
+            ContactView::of(contact).map(|view| serde_json::to_string(&view).expect("JSON"))
+        };
+        let (email, method) =
+            (("email", Field::Str("ada@example.com")), ("paymentMethod", Field::Str("tok_1")));
+        let both = shown(&Doc::object(&[email, method]));
+        assert_eq!(both.as_deref(), Some(r#"{"email":"ada@example.com"}"#));
+        assert_eq!(shown(&Doc::object(&[method])), None);
     }
 
     #[test]

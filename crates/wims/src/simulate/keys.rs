@@ -44,7 +44,7 @@ impl KeyedOrder {
             ("customerId", Field::Str(&customer)),
             ("quantity", Field::Int(self.quantity)),
         ]);
-        let key = RequestKey::of("", route, customer.as_bytes(), &arguments);
+        let key = RequestKey::of(b"", route, customer.as_bytes(), &arguments);
         let (history, key) = (None, Some(Box::new(key)));
         Input::Call { ticket, route, arguments, history, trace, key }
     }

@@ -24,7 +24,7 @@ fn a_bad_order_is_a_clear_refusal_and_nothing_is_stored() {
         ("a list", b"[]".to_vec()),
         ("null", br#"{"customerId":null,"quantity":1}"#.to_vec()),
         ("too many", br#"{"customerId":"1","quantity":10001}"#.to_vec()),
-        ("lines", br#"{"customerId":"1","quantity":1,"lines":[]}"#.to_vec()),
+        ("quantity and lines", br#"{"customerId":"1","quantity":1,"lines":[]}"#.to_vec()),
         ("control", b"{\"customerId\":\"a\\u0000b\",\"quantity\":1}".to_vec()),
     ];
     for (what, body) in bodies {
@@ -99,6 +99,7 @@ fn a_path_that_is_no_text_is_refused_with_a_problem() {
     let server = Server::start("path", &[]);
     let client = reqwest::blocking::Client::builder().no_proxy().build().expect("a client");
     let refused = [
+        (Method::POST, "/customers/%FF/erase"),
         (Method::GET, "/orders/%FF"),
         (Method::POST, "/orders/%FF/ship"),
         (Method::GET, "/inventory/%FF/LX"),

@@ -85,8 +85,8 @@ fn the_help_of_every_command_has_an_example() {
         left.extend(listed(&help.stdout).into_iter().map(|name| format!("{path} {name}")));
         seen.insert(path.trim().to_owned());
     }
-    let known = "serve,payments-sandbox,order create,order get,order list,order ship,inventory \
-        get,inventory list,inventory put,inventory receive,queue list,queue peek,queue redrive,\
+    let known = "serve,payments-sandbox,order create,order get,order list,order ship,customer \
+        erase,inventory get,inventory list,inventory put,inventory receive,queue list,queue peek,queue redrive,\
         leftover list,leftover drop,log show,log tail,graph,check,simulate,bench load,bench \
         article,bench engine";
     let unseen: Vec<&str> = known.split(',').filter(|command| !seen.contains(*command)).collect();
@@ -103,9 +103,14 @@ fn exit_codes_are_those_the_help_tells() {
     let serve = ["serve", "--listen=127.0.0.1:0", "--sandbox-listen=127.0.0.1:0", "--data-dir"];
     let [unavailable, unusable] =
         ["69 a server or port is not available", "73 the data directory or a file cannot be used"];
-    let cases: [(&str, Vec<&str>, &str); 8] = [
+    let cases: [(&str, Vec<&str>, &str); 9] = [
         ("2 wrong usage", vec!["order", "list", "--colour=red"], "--colour"),
         ("2 wrong usage", vec!["order", "create", "--customer=349"], "--quantity"),
+        (
+            "2 wrong usage",
+            vec!["order", "create", "--customer=349", "--quantity=1", "--line=MACGUFFIN/LX=1"],
+            "--line",
+        ),
         (unavailable, vec!["order", "list", "--url", NOBODY], "is wims serve running?"),
         (unavailable, vec!["queue", "list", "--url", NOBODY], "is wims serve running?"),
         (unusable, [&serve[..], &[below.as_str()]].concat(), &below),

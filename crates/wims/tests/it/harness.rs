@@ -149,6 +149,15 @@ impl Server {
         Server::of(process, folder).may_fail()
     }
 
+    /// Starts a server that logs all that developers can ask for.
+    pub fn debugging(name: &str, more: &[&str]) -> Server {
+        let folder = Folder::new(name);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_wims"));
+        command.args(arguments(&folder, more)).env("RUST_LOG", "debug");
+        let process = Process::spawn(command, &folder.join("stderr.log"));
+        Server::of(process, folder)
+    }
+
     /// From now on it may tell of errors, and is killed when dropped.
     pub fn may_fail(mut self) -> Server {
         self.may_fail = true;

@@ -16,6 +16,7 @@ mod idempotency;
 mod kill;
 mod licences;
 mod limits;
+mod lines;
 mod observer;
 mod payments;
 mod payments_api;

@@ -146,6 +146,25 @@ fn a_token_of_two_roles_may_do_both() {
 }
 
 #[test]
+fn a_key_of_one_token_is_not_that_of_another() {
+    let folder = Folder::new("keys-of-tokens");
+    let [one, other] = ["one", "other"].map(|name| create(&folder, name, &["orders:write"]));
+    let server = Server::in_folder(folder, &["--require-tokens"]);
+    let id = |token: &str| {
+        let request = reqwest::blocking::Client::new()
+            .post(format!("{}/orders", server.process.url))
+            .header("authorization", format!("Bearer {token}"))
+            .header("idempotency-key", "cart-4711")
+            .body(ORDER);
+        let order: Value = request.send().expect("an answer").json().expect("JSON");
+        order["orderId"].as_str().expect("an id").to_owned()
+    };
+    let [first, again, others] = [&one, &one, &other].map(|token| id(token));
+    assert_eq!(first, again);
+    assert_ne!(first, others);
+}
+
+#[test]
 fn a_running_server_knows_new_tokens_and_forgets_revoked_ones() {
     let folder = Folder::new("changes");
     let first = create(&folder, "first", &["read"]);

@@ -7,6 +7,7 @@
 //! Deliberately absent: retries (an order must not be placed twice because an answer got lost),
 //! proxies (the server is on this machine or near it), and any reading of the data directory.
 
+pub mod customer;
 mod event;
 pub mod inventory;
 pub mod leftover;

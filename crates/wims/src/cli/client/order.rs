@@ -19,7 +19,8 @@ use crate::cli::{Failure, block_on};
 pub enum OrderCommand {
     /// Place an order
     #[command(after_help = "Examples:\n  \
-        wims order create --customer 349 --quantity 7\n  \
+        wims order create --customer 349 --quantity 7  # of the default item\n  \
+        wims order create --customer 349 --line MACGUFFIN/LX=7 --line BOLT/M8=40  # several\n  \
         wims order create --customer 349 --quantity 7 --idempotency-key cart-4711  # again is \
         the same order\n\n\
         The order is on disk when this returns. Stock and payment follow on their own: see \
@@ -46,15 +47,45 @@ pub struct CreateArgs {
     /// The customer's id, 1 to 128 characters
     #[arg(long, env = "WIMS_ORDER_CREATE_CUSTOMER", value_name = "ID")]
     customer: String,
-    /// Units of the default item
-    #[arg(long, env = "WIMS_ORDER_CREATE_QUANTITY", value_name = "N")]
-    quantity: i64,
+    /// Units of the default item; instead of lines
+    #[arg(
+        long,
+        env = "WIMS_ORDER_CREATE_QUANTITY",
+        value_name = "N",
+        required_unless_present = "lines",
+        conflicts_with = "lines"
+    )]
+    quantity: Option<i64>,
+    /// A line: so many units of an item; again for each item, commas between several in a variable
+    #[arg(long = "line", env = "WIMS_ORDER_CREATE_LINE", value_name = "SKU=N",
+        value_parser = order_line, value_delimiter = ',')]
+    lines: Vec<OrderLine>,
+    /// Your own number of the order
+    #[arg(long, env = "WIMS_ORDER_CREATE_REFERENCE", value_name = "TEXT")]
+    reference: Option<String>,
+    /// The customer's mail address; kept beside the order until it ships, and erasable
+    #[arg(long, env = "WIMS_ORDER_CREATE_EMAIL", value_name = "ADDRESS")]
+    email: Option<String>,
     /// Place it once under this key, however often this is said within a day
     #[arg(long, env = "WIMS_ORDER_CREATE_IDEMPOTENCY_KEY", value_name = "KEY",
         value_parser = idempotency_key)]
     idempotency_key: Option<String>,
     #[command(flatten)]
     server: ServerArgs,
+}
+
+/// A line as it is given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct OrderLine {
+    sku: String,
+    quantity: i64,
+}
+
+fn order_line(text: &str) -> Result<OrderLine, String> {
+    let line = text.rsplit_once('=').and_then(|(sku, quantity)| {
+        Some(OrderLine { sku: sku.to_owned(), quantity: quantity.parse().ok()? })
+    });
+    line.ok_or_else(|| "a line is a sku and a whole number, such as MACGUFFIN/LX=7".to_owned())
 }
 
 /// What `order get` and `order ship` take.
@@ -103,11 +134,29 @@ pub fn run(command: OrderCommand) -> Result<(), Failure> {
 }
 
 async fn create(args: CreateArgs) -> Result<(), Failure> {
-    let order = json!({"customerId": args.customer, "quantity": args.quantity});
+    let order = new_order(&args);
     let server = Server::at(&args.server)?.under(args.idempotency_key);
     let reply = server.post(&["orders"], &order).await?;
     let [message, id, status] = ["message", "orderId", "status"].map(|name| reply.field(name));
     args.server.show(&reply, || format!("{message} {id} is {status}\n"))
+}
+
+/// The body that places an order.
+fn new_order(args: &CreateArgs) -> Value {
+    let mut order = json!({"customerId": args.customer});
+    match args.quantity {
+        Some(quantity) => order["quantity"] = quantity.into(),
+        None => {
+            let line = |line: &OrderLine| json!({"sku": line.sku, "quantity": line.quantity});
+            order["lines"] = args.lines.iter().map(line).collect();
+        }
+    }
+    for (name, text) in [("reference", &args.reference), ("email", &args.email)] {
+        if let Some(text) = text {
+            order[name] = text.as_str().into();
+        }
+    }
+    order
 }
 
 async fn get(args: OrderArgs) -> Result<(), Failure> {
@@ -206,6 +255,31 @@ mod tests {
         let help = list.get_after_help().map(ToString::to_string).unwrap_or_default();
         let all: Vec<&str> = OrderStatus::ALL.iter().map(|status| status.as_str()).collect();
         assert!(help.contains(&format!("Statuses: {}.", all.join(", "))), "{help}");
+    }
+
+    /// The body that `order create` sends when it is called so.
+    fn body_of(arguments: &[&str]) -> Value {
+        #[derive(clap::Parser)]
+        struct Create {
+            #[command(flatten)]
+            args: CreateArgs,
+        }
+        let customer = ["create", "--customer=349"];
+        let parsed = <Create as clap::Parser>::try_parse_from(customer.iter().chain(arguments));
+        new_order(&parsed.unwrap_or_else(|error| panic!("{error}")).args)
+    }
+
+    #[test]
+    fn an_order_is_placed_by_a_quantity_or_by_lines() {
+        let quantity = body_of(&["--quantity=7"]);
+        assert_eq!(quantity, json!({"customerId": "349", "quantity": 7}));
+        let several = body_of(&["--line=A/1=2", "--line", "B/1=-3", "--reference=PO 4711"]);
+        let lines = json!([{"sku": "A/1", "quantity": 2}, {"sku": "B/1", "quantity": -3}]);
+        let expected = json!({"customerId": "349", "lines": lines, "reference": "PO 4711"});
+        assert_eq!(several, expected);
+        for wrong in ["", "A/1", "A/1=", "A/1=x", "A/1=1.5"] {
+            assert!(order_line(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -1,0 +1,27 @@
+//! For tests of functions: the table of the stack without items, and a request that reads it.
+
+use wims_runtime::functions::{Reads, RouteInput};
+use wims_runtime::items::Items;
+use wims_stack::Doc;
+
+use crate::constructs::payments_api::PaymentsPace;
+use crate::stack::{Settings, wims_stack};
+
+/// The table of the stack, without items.
+pub(super) fn table() -> Items {
+    let (team_email, payments) = ("theteam@ourcompany.com".into(), PaymentsPace::default());
+    let stack = wims_stack(&Settings { team_email, payments });
+    Items::new(stack.tables.into_iter().next().expect("the stack has a table"))
+}
+
+/// A request of these arguments, with the id 1.
+pub(super) fn request<'a>(items: &'a Items, arguments: &'a Doc) -> RouteInput<'a> {
+    RouteInput {
+        arguments,
+        history: None,
+        reads: Reads::of(items),
+        now_ms: 7,
+        id: 1,
+        repeated: false,
+    }
+}
