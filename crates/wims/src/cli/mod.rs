@@ -7,6 +7,7 @@
 //! `WIMS_URL`, `WIMS_JSON` and `WIMS_STACK`, and those of `serve`; both sandboxes share
 //! `WIMS_SANDBOX_...`. A flag that is given wins over its variable.
 
+pub mod backup;
 pub mod client;
 pub mod serve;
 pub mod simulate;
@@ -70,6 +71,10 @@ enum Command {
     /// Read the log of events, once or as it grows
     #[command(subcommand)]
     Log(LogCommand),
+    /// Copy the data directory while the server runs, or prove that a copy is whole
+    Backup(backup::BackupArgs),
+    /// Make a data directory of a backup
+    Restore(backup::RestoreArgs),
     /// Draw the stack: as text, Mermaid or JSON
     Graph(stack::GraphArgs),
     /// Find what is wrong with the stack: dangling references, rules that never match, cycles
@@ -190,6 +195,8 @@ pub fn run() -> ExitCode {
         Command::Queue(command) => queue::run(command),
         Command::Leftover(command) => leftover::run(command),
         Command::Log(command) => log::run(command),
+        Command::Backup(args) => backup::make(&args),
+        Command::Restore(args) => backup::restore(&args),
         Command::Graph(args) => stack::graph(&args),
         Command::Check(args) => stack::check(&args),
         Command::Simulate(args) => simulate::run(&args),
