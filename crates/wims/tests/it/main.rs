@@ -1,6 +1,7 @@
 //! Integration tests: the real binary, through the doors a user takes. One module a promise.
 
 mod answering;
+mod backup;
 mod bad_days;
 mod bad_input;
 mod command_line;
@@ -15,6 +16,7 @@ mod house;
 mod kill;
 mod limits;
 mod observer;
+mod packaging;
 mod payments;
 mod payments_api;
 mod smtp;
