@@ -8,7 +8,7 @@
 //! What is open is in the journal, what memory let go of is in history, and the journal says up to
 //! where it counts on history. So history is copied first, as of one moment, and the journal is
 //! cut before it counts on more: the copy is what a crash at the cut would have left, and nothing
-//! is in both or in neither. Everything else is copied after that: a file that only grows has, at
+//! that closed is in neither. Everything else is copied after that: a file that only grows has, at
 //! least, what the journal knows of. Deliberately absent: any word with the server, compression,
 //! and increments.
 
@@ -38,7 +38,7 @@ pub const FORMAT: u32 = 1;
 const HISTORY: &str = "history.db";
 /// A file of this ending only grows, line by line: the last one may be half there.
 const LINES: &str = "jsonl";
-/// How often the journal is copied when segments go meanwhile, which they do once in a while.
+/// How often history and journal are copied when segments go meanwhile that the cut needs.
 const TRIES_MAX: usize = 5;
 /// Files are read and written in pieces of this size.
 const CHUNK: usize = 1 << 20;
@@ -160,10 +160,7 @@ pub fn back_up(data: &Path, to: &Path) -> Result<Manifest, BackupError> {
         return Err(BackupError::Place { path: to.into() });
     }
     let part = Part::beside(to)?;
-    history::copy(&data.join(HISTORY), &part.path.join(HISTORY))?;
-    let history_seq = history::found_cursor(&part.path.join(HISTORY))?;
-    let told = copy_journal(data, &part.path, history_seq)?;
-    check_together(data, &told, history_seq)?;
+    let (told, history_seq) = copy_database(data, &part.path)?;
     copy_folder(data, &part.path, &is_other)?;
     let wims = env!("CARGO_PKG_VERSION").to_owned();
     let (last_seq, files) = (told.last_seq, sync_all(&part.path)?);
@@ -264,32 +261,49 @@ fn is_free(folder: &Path) -> Result<bool, BackupError> {
     }
 }
 
-/// Copies the sound frames of the journal, as far as they count on no more history than there is.
-fn copy_journal(data: &Path, part: &Path, history_seq: u64) -> Result<Told, BackupError> {
-    let journal = part.join(JOURNAL);
+/// Copies history and journal; what the journal tells, and up to where history goes.
+fn copy_database(data: &Path, part: &Path) -> Result<(Told, u64), BackupError> {
     let segments = || SegmentFiles::of(data).list().map_err(RecoveryError::Store);
     for _ in 0..TRIES_MAX {
         let before = segments()?;
-        fs::create_dir(&journal).map_err(at(&journal))?;
-        let told = copy_segments(data, part, history_seq);
+        let copied = copy_once(data, part);
         let after = segments()?;
-        // Otherwise what was copied, or what was said of it, may lack those that went.
-        if before.iter().all(|number| after.contains(number)) {
-            return told;
+        match copied {
+            // A segment went that the cut needs and the server does not any more.
+            Err(BackupError::Journal(_)) if before.iter().any(|n| !after.contains(n)) => {
+                fs::remove_dir_all(part).and_then(|()| fs::create_dir(part)).map_err(at(part))?;
+            }
+            copied => return copied,
         }
-        fs::remove_dir_all(&journal).map_err(at(&journal))?;
     }
     Err(BackupError::Moving)
 }
 
-fn copy_segments(data: &Path, part: &Path, history_seq: u64) -> Result<Told, BackupError> {
+fn copy_once(data: &Path, part: &Path) -> Result<(Told, u64), BackupError> {
+    let history = part.join(HISTORY);
+    history::copy(&data.join(HISTORY), &history)?;
+    let cursor = history::found_cursor(&history)?;
     let mut cut = Cut::now(SegmentFiles::of(data))?;
-    cut.before_history(history_seq)?;
-    for number in cut.numbers()? {
-        let bytes = cut.read(number, usize::MAX).map_err(RecoveryError::Store)?;
-        write_new(&part.join(JOURNAL).join(SegmentFiles::name(number)), &bytes)?;
+    cut.before_history(cursor)?;
+    copy_segments(data, part, &mut cut)?;
+    let told = Cut::nowhere(SegmentFiles::of(part)).read_through()?;
+    check_together(data, &told, cursor)?;
+    Ok((told, cursor))
+}
+
+/// Copies segments, the newest first: old ones may go meanwhile, of which then only those are
+/// missing that the server has not any more either.
+fn copy_segments(data: &Path, part: &Path, cut: &mut Cut<SegmentFiles>) -> Result<(), BackupError> {
+    let journal = part.join(JOURNAL);
+    fs::create_dir(&journal).map_err(at(&journal))?;
+    for number in cut.numbers()?.into_iter().rev() {
+        match cut.read(number, usize::MAX) {
+            Ok(bytes) => write_new(&journal.join(SegmentFiles::name(number)), &bytes)?,
+            Err(_) if !data.join(JOURNAL).join(SegmentFiles::name(number)).exists() => break,
+            Err(reason) => return Err(RecoveryError::Store(reason).into()),
+        }
     }
-    Ok(Cut::nowhere(SegmentFiles::of(part)).read_through()?)
+    Ok(())
 }
 
 /// History is written after the journal's records and before the journal notes it, so it ends
