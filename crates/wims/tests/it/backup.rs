@@ -263,8 +263,8 @@ fn what_is_damaged_or_there_already_is_refused_by_name() {
 
 /// Whether a backup has begun to write beside its target.
 fn has_begun(folder: &Path) -> bool {
-    let entries = std::fs::read_dir(folder).expect("there").flatten();
-    entries.into_iter().any(|entry| entry.file_name().to_string_lossy().ends_with(".part"))
+    let mut entries = std::fs::read_dir(folder).expect("there").flatten();
+    entries.any(|entry| entry.file_name().to_string_lossy().ends_with(".part"))
 }
 
 #[test]
