@@ -23,6 +23,8 @@ pub struct Settings {
     pub team_email: String,
     /// What the payments API can take.
     pub payments: PaymentsPace,
+    /// How long the observer log can be read, and the journal is kept for it.
+    pub log_retention_hours: u64,
 }
 
 /// Declares the system.
@@ -33,8 +35,11 @@ pub fn wims_stack(settings: &Settings) -> Stack {
     stack.buses.push(bus.clone());
 
     let team_email = settings.team_email.clone();
-    let observability =
-        Observability::new(&mut stack, ObservabilityProps { bus: bus.clone(), team_email });
+    let log_retention_hours = settings.log_retention_hours;
+    let observability = Observability::new(
+        &mut stack,
+        ObservabilityProps { bus: bus.clone(), team_email, log_retention_hours },
+    );
     let dead_letters = observability.dead_letters.clone();
     let alarm = observability.alarm.clone();
     Cdc::new(&mut stack, CdcProps { table: table.clone(), bus: bus.clone(), alarm: alarm.clone() });
@@ -96,10 +101,20 @@ fn wims_table(stack: &mut Stack) -> TableRef {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::constructs::observability::LOG_RETENTION_HOURS;
 
     fn stack() -> Stack {
-        let payments = PaymentsPace::default();
-        wims_stack(&Settings { team_email: "theteam@ourcompany.com".into(), payments })
+        stack_that_keeps(LOG_RETENTION_HOURS)
+    }
+
+    fn stack_that_keeps(log_retention_hours: u64) -> Stack {
+        let (team_email, payments) = ("theteam@ourcompany.com".into(), PaymentsPace::default());
+        wims_stack(&Settings { team_email, payments, log_retention_hours })
+    }
+
+    #[test]
+    fn the_log_is_kept_as_long_as_the_setting_says() {
+        assert_eq!(stack_that_keeps(3).logs[0].retention_ms, 10_800_000);
     }
 
     #[test]

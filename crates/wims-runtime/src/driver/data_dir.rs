@@ -8,6 +8,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
@@ -19,6 +21,14 @@ use crate::recovery::SegmentStore;
 const MARKER: &str = "WIMS";
 const MARKER_NEW: &str = "WIMS.new";
 const LOCK: &str = "lock";
+/// What is no data, but says what the directory is and who uses it.
+pub(super) const NO_DATA: [&str; 4] = [MARKER, MARKER_NEW, LOCK, "lost+found"];
+/// The folder of segments.
+pub(super) const JOURNAL: &str = "journal";
+/// Who only looks whether a directory is in use holds its lock for a moment: so often and so long
+/// apart it is tried again.
+const LOCK_TRIES: u32 = 10;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 /// What may be there before the marker is: what a crash left of our own beginnings, tokens made
 /// before the first start, and what a file system has in its root.
 const BEFORE_MARKER: [&str; 6] =
@@ -56,6 +66,12 @@ pub enum DataDirError {
         /// Its path.
         path: PathBuf,
     },
+    /// There is no data of ours in it.
+    #[error("{path} is no data directory of wims")]
+    NotOurs {
+        /// Its path.
+        path: PathBuf,
+    },
     /// Another version wrote it.
     #[error("the data directory {path} has another format than this version of wims reads")]
     Format {
@@ -80,7 +96,7 @@ impl DataDir {
         fs::create_dir_all(path).map_err(unusable)?;
         check_marker(path)?;
         let lock = open_lock(path).map_err(unusable)?;
-        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|errno| {
+        lock_exclusively(&lock).map_err(|errno| {
             if errno == Errno::WOULDBLOCK {
                 DataDirError::Locked { path: path.into() }
             } else {
@@ -88,7 +104,7 @@ impl DataDir {
             }
         })?;
         write_marker(path).map_err(unusable)?;
-        fs::create_dir_all(path.join("journal")).map_err(unusable)?;
+        fs::create_dir_all(path.join(JOURNAL)).map_err(unusable)?;
         sync_dir(path).map_err(unusable)?;
         Ok(DataDir { path: path.into(), _lock: lock })
     }
@@ -108,8 +124,40 @@ impl DataDir {
 
     /// Its segments.
     pub fn segments(&self) -> SegmentFiles {
-        SegmentFiles { dir: self.path.join("journal") }
+        SegmentFiles::of(&self.path)
     }
+}
+
+/// Whether somebody uses a directory of ours. Nothing is changed, and nothing is held any more
+/// when this returns.
+///
+/// # Errors
+/// When it cannot be read, is not ours, or has another format.
+pub fn is_in_use(path: &Path) -> Result<bool, DataDirError> {
+    let unusable = |source| DataDirError::Unusable { path: path.into(), source };
+    if !path.metadata().map_err(unusable)?.is_dir() || !path.join(MARKER).exists() {
+        return Err(DataDirError::NotOurs { path: path.into() });
+    }
+    check_marker(path)?;
+    let lock = match File::open(path.join(LOCK)) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+        opened => opened.map_err(unusable)?,
+    };
+    match flock(&lock, FlockOperation::NonBlockingLockShared) {
+        Ok(()) => Ok(false),
+        Err(Errno::WOULDBLOCK) => Ok(true),
+        Err(errno) => Err(unusable(errno.into())),
+    }
+}
+
+fn lock_exclusively(lock: &File) -> rustix::io::Result<()> {
+    for _ in 1..LOCK_TRIES {
+        match flock(lock, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => thread::sleep(LOCK_PAUSE),
+            locked => return locked,
+        }
+    }
+    flock(lock, FlockOperation::NonBlockingLockExclusive)
 }
 
 fn check_marker(path: &Path) -> Result<(), DataDirError> {
@@ -131,7 +179,8 @@ fn open_lock(path: &Path) -> std::io::Result<File> {
     OpenOptions::new().create(true).truncate(false).write(true).open(path.join(LOCK))
 }
 
-fn write_marker(path: &Path) -> std::io::Result<()> {
+/// Says that a directory is ours, durably once the directory itself is synced.
+pub(super) fn write_marker(path: &Path) -> std::io::Result<()> {
     if path.join(MARKER).exists() {
         return Ok(());
     }
@@ -141,7 +190,7 @@ fn write_marker(path: &Path) -> std::io::Result<()> {
     fs::rename(&marker, path.join(MARKER))
 }
 
-fn sync_dir(path: &Path) -> std::io::Result<()> {
+pub(super) fn sync_dir(path: &Path) -> std::io::Result<()> {
     File::open(path)?.sync_all()
 }
 
@@ -152,8 +201,18 @@ pub struct SegmentFiles {
 }
 
 impl SegmentFiles {
+    /// The segments of a data directory, or of a copy of one.
+    pub fn of(data_dir: &Path) -> SegmentFiles {
+        SegmentFiles { dir: data_dir.join(JOURNAL) }
+    }
+
+    /// The name of a segment's file.
+    pub(super) fn name(segment: u64) -> String {
+        format!("{segment:020}.seg")
+    }
+
     fn path(&self, segment: u64) -> PathBuf {
-        self.dir.join(format!("{segment:020}.seg"))
+        self.dir.join(SegmentFiles::name(segment))
     }
 
     /// Creates a zero-filled segment, its first page last, and makes it durable.

@@ -225,6 +225,27 @@ pub fn found_cursor(path: &Path) -> Result<u64, HistoryError> {
     }
 }
 
+/// Copies a history as it is now into a new file, which is not synced, while somebody may be
+/// writing it. `false` when there is none yet.
+///
+/// # Errors
+/// As [`HistoryReader::open`]; SQLite's own errors, a target that is there already among them.
+pub(super) fn copy(from: &Path, to: &Path) -> Result<bool, HistoryError> {
+    if !from.exists() {
+        return Ok(false);
+    }
+    let file = HistoryFile::open(from, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    if matches!(file.content()?, Content::Nothing) {
+        return Ok(false);
+    }
+    // One read of the database as of one moment: what is committed meanwhile is not in it.
+    let copied = match to.to_str() {
+        Some(to) => file.connection.execute("VACUUM INTO ?1", [to]).map(drop),
+        None => Err(rusqlite::Error::InvalidPath(to.into())),
+    };
+    copied.map(|()| true).map_err(|source| file.error(source))
+}
+
 fn store(connection: &mut Connection, items: &[ClosedItem], cursor: u64) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     put_all(&transaction, items)?;
@@ -479,6 +500,9 @@ fn create_tables(connection: &mut Connection) -> rusqlite::Result<()> {
     transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     transaction.commit()
 }
+
+#[cfg(test)]
+mod documented;
 
 #[cfg(test)]
 mod tests {

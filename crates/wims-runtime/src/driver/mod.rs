@@ -4,6 +4,7 @@
 //! write of the journal that fails ends the process; it is never tried again. It deliberately
 //! decides nothing.
 
+pub mod backup;
 pub mod calls;
 pub mod data_dir;
 pub mod history;

@@ -15,6 +15,7 @@ use wims_runtime::{Engine, EngineOptions};
 use wims_stack::{Doc, Field};
 
 use crate::cli::{EXIT_CONFIG, Failure, say};
+use crate::constructs::observability::LOG_RETENTION_HOURS;
 use crate::constructs::payments_api::PaymentsPace;
 use crate::fns;
 use crate::stack::{Settings, wims_stack};
@@ -52,8 +53,11 @@ struct Report {
 /// # Errors
 /// When the stack cannot run.
 pub fn run(args: &EngineArgs) -> Result<(), Failure> {
-    let settings =
-        Settings { team_email: "team@localhost".into(), payments: PaymentsPace::default() };
+    let settings = Settings {
+        team_email: "team@localhost".into(),
+        payments: PaymentsPace::default(),
+        log_retention_hours: LOG_RETENTION_HOURS,
+    };
     let stack = wims_stack(&settings);
     let now = Now { wall_ms: 1_700_000_000_000, mono_us: 0 };
     let started =

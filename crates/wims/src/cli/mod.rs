@@ -8,6 +8,7 @@
 //! those of `serve`; both sandboxes share `WIMS_SANDBOX_...`. A flag that is given wins over its
 //! variable. Secrets are variables or files only: anybody may read a command line.
 
+pub mod backup;
 pub mod client;
 pub mod entrance;
 pub mod serve;
@@ -81,6 +82,10 @@ enum Command {
     /// Make, list and revoke the tokens that the API asks for
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Copy the data directory while the server runs, or prove that a copy is whole
+    Backup(backup::BackupArgs),
+    /// Make a data directory of a backup
+    Restore(backup::RestoreArgs),
     /// Draw the stack: as text, Mermaid or JSON
     Graph(stack::GraphArgs),
     /// Find what is wrong with the stack: dangling references, rules that never match, cycles
@@ -203,6 +208,8 @@ pub fn run() -> ExitCode {
         Command::Leftover(command) => leftover::run(command),
         Command::Log(command) => log::run(command),
         Command::Token(command) => token::run(command),
+        Command::Backup(args) => backup::make(&args),
+        Command::Restore(args) => backup::restore(&args),
         Command::Graph(args) => stack::graph(&args),
         Command::Check(args) => stack::check(&args),
         Command::Simulate(args) => simulate::run(&args),

@@ -34,6 +34,7 @@ use crate::cli::{
     EXIT_CONFIG, EXIT_DATA_DIR, EXIT_UNAVAILABLE, Failure, block_on, calls_per_second,
     sandbox_failure, stack, stop_signal,
 };
+use crate::constructs::observability::LOG_RETENTION_HOURS;
 use crate::constructs::orders_api::SEED_ROUTE;
 use crate::constructs::payments_api::{PAYMENTS_API, PaymentsPace};
 use crate::domain::{DEFAULT_SKU, TABLE};
@@ -49,6 +50,8 @@ const HTTP_THREADS: u32 = 2;
 const SANDBOX_PATIENCE: Duration = Duration::from_secs(1);
 /// Sixteen terabytes: no machine has more, and as bytes it is still a number.
 const MEMORY_MB_MAX: u64 = 16 << 20;
+/// Ten years: who keeps more, exports it.
+const LOG_HOURS_MAX: u64 = 87_600;
 /// The secret that is no flag, since anybody may read those.
 const AUTHORIZATION: &str = "WIMS_PAYMENTS_AUTHORIZATION";
 
@@ -115,15 +118,21 @@ pub struct ServeArgs {
     #[arg(long, env = "WIMS_TEAM_EMAIL", default_value = "theteam@ourcompany.com",
         value_parser = mail_address)]
     team_email: String,
+    /// Hours for which the observer log can be read and the journal is kept; of the built-in stack
+    #[arg(long, env = "WIMS_LOG_RETENTION_HOURS", default_value_t = LOG_RETENTION_HOURS,
+        value_parser = clap::value_parser!(u64).range(1..=LOG_HOURS_MAX))]
+    log_retention_hours: u64,
     /// Megabytes of open orders and messages at which new orders are refused with 503
     #[arg(long, env = "WIMS_MEMORY_MAX", default_value_t = 4096,
         value_parser = clap::value_parser!(u64).range(1..=MEMORY_MB_MAX))]
     memory_max: u64,
     /// A declaration to run instead of the built-in stack; see `wims graph --format declaration`.
-    /// It has its own pace of payments and its own addresses, so it goes with no
-    /// --payments-rate, -burst, -in-flight or -timeout and no --team-email
+    /// It has its own pace of payments, addresses and retention, so it goes with no
+    /// --payments-rate, -burst, -in-flight or -timeout, no --team-email and no
+    /// --log-retention-hours
     #[arg(long, env = "WIMS_STACK", conflicts_with_all = [
         "payments_rate", "payments_burst", "payments_in_flight", "payments_timeout", "team_email",
+        "log_retention_hours",
     ])]
     stack: Option<PathBuf>,
     /// Megabytes of a journal segment, of a new data directory
@@ -342,6 +351,7 @@ fn settings(args: &ServeArgs) -> Settings {
             in_flight_max: args.payments_in_flight,
             timeout_ms: args.payments_timeout * 1_000,
         },
+        log_retention_hours: args.log_retention_hours,
     }
 }
 

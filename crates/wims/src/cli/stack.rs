@@ -13,6 +13,7 @@ use wims_stack::check::{self, Finding, FunctionNames, Published, Severity};
 use wims_stack::{ApiRef, HttpRoute, Route, Stack, Table, draw};
 
 use crate::cli::{EXIT_CONFIG, Failure, say};
+use crate::constructs::observability::LOG_RETENTION_HOURS;
 use crate::constructs::payments_api::{PAYMENTS_API, PaymentsPace};
 use crate::domain::{
     BUSINESS_SOURCE, CDC_EVENT, CONTACT, CONTACT_OF, CUSTOMER, INVENTORY, PROJECT_SOURCE,
@@ -100,8 +101,11 @@ fn chosen(path: Option<&Path>) -> Result<Stack, Failure> {
 }
 
 fn built_in() -> Stack {
-    let payments = PaymentsPace::default();
-    wims_stack(&Settings { team_email: "theteam@ourcompany.com".into(), payments })
+    wims_stack(&Settings {
+        team_email: "theteam@ourcompany.com".into(),
+        payments: PaymentsPace::default(),
+        log_retention_hours: LOG_RETENTION_HOURS,
+    })
 }
 
 /// Everything there is to say about a stack that is to run here, the worst first.

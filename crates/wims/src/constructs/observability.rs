@@ -13,8 +13,9 @@ use wims_stack::{
 use crate::domain::{BUSINESS_SOURCE, PROJECT_SOURCE};
 use crate::fns::function;
 
-/// How long the observer log can be read.
-const RETENTION_MS: u64 = 24 * 3_600_000;
+/// How long the observer log can be read unless a setting says otherwise.
+pub const LOG_RETENTION_HOURS: u64 = 24;
+const HOUR_MS: u64 = 3_600_000;
 /// Alerts within this time after a mail come in one digest.
 const DIGEST_MS: u64 = 15 * 60_000;
 
@@ -24,6 +25,8 @@ pub struct ObservabilityProps {
     pub bus: BusRef,
     /// Where the team reads its mail.
     pub team_email: String,
+    /// How long the log can be read, and the journal is kept for it.
+    pub log_retention_hours: u64,
 }
 
 /// The construct.
@@ -58,7 +61,8 @@ impl Observability {
                 limit: MailLimit::Digest { window_ms: DIGEST_MS },
             }],
         });
-        stack.logs.push(Log { name: log.clone(), retention_ms: RETENTION_MS });
+        let retention_ms = props.log_retention_hours * HOUR_MS;
+        stack.logs.push(Log { name: log.clone(), retention_ms });
         stack.rules.push(Rule {
             name: "ObserverRule".into(),
             bus: props.bus,

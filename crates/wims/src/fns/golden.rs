@@ -20,6 +20,7 @@ use wims_stack::{Action, Doc, EventView, Field, Node, Update, Write};
 
 use super::cdc_enrichment::{BUSINESS_EVENTS, cdc_enrichment, cdc_event_v1};
 use super::{fulfillment, inventory, orders, payments};
+use crate::constructs::observability::LOG_RETENTION_HOURS;
 use crate::constructs::payments_api::PaymentsPace;
 use crate::domain::{CDC_EVENT, CUSTOMER, DEFAULT_SKU, INVENTORY, PROJECT_SOURCE};
 use crate::stack::{Settings, wims_stack};
@@ -39,7 +40,8 @@ struct Store {
 impl Store {
     fn new() -> Store {
         let team_email = "theteam@ourcompany.com".into();
-        let stack = wims_stack(&Settings { team_email, payments: PaymentsPace::default() });
+        let (payments, log_retention_hours) = (PaymentsPace::default(), LOG_RETENTION_HOURS);
+        let stack = wims_stack(&Settings { team_email, payments, log_retention_hours });
         let table = stack.tables.into_iter().next().expect("the stack has a table");
         Store { items: Items::new(table), changes: Vec::new() }
     }

@@ -4,13 +4,17 @@ use wims_runtime::functions::{Reads, RouteInput};
 use wims_runtime::items::Items;
 use wims_stack::Doc;
 
+use crate::constructs::observability::LOG_RETENTION_HOURS;
 use crate::constructs::payments_api::PaymentsPace;
 use crate::stack::{Settings, wims_stack};
 
 /// The table of the stack, without items.
 pub(super) fn table() -> Items {
-    let (team_email, payments) = ("theteam@ourcompany.com".into(), PaymentsPace::default());
-    let stack = wims_stack(&Settings { team_email, payments });
+    let stack = wims_stack(&Settings {
+        team_email: "theteam@ourcompany.com".into(),
+        payments: PaymentsPace::default(),
+        log_retention_hours: LOG_RETENTION_HOURS,
+    });
     Items::new(stack.tables.into_iter().next().expect("the stack has a table"))
 }
 

@@ -30,6 +30,7 @@ use wims_runtime::sim::{Counts, Outside, SimHistory, Verdict, Violation, World, 
 use wims_runtime::{EngineBugs, Functions};
 use wims_stack::{Doc, Stack};
 
+use crate::constructs::observability::LOG_RETENTION_HOURS;
 use crate::constructs::payments_api::PaymentsPace;
 use crate::fns;
 use crate::stack::{Settings, wims_stack};
@@ -227,7 +228,11 @@ fn settings(rng: &mut Rng) -> Settings {
         in_flight_max: rng.usize(1..=16),
         timeout_ms: 10_000,
     };
-    Settings { team_email: "theteam@ourcompany.com".into(), payments }
+    Settings {
+        team_email: "theteam@ourcompany.com".into(),
+        payments,
+        log_retention_hours: LOG_RETENTION_HOURS,
+    }
 }
 
 /// Short runs have segments so small that sweeps and removals happen in them.

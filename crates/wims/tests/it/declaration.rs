@@ -337,6 +337,7 @@ fn settings_of_the_built_in_stack_are_refused_beside_another_stack() {
         "--payments-in-flight=64",
         "--payments-timeout=10",
         "--team-email=theteam@ourcompany.com",
+        "--log-retention-hours=24",
     ];
     for setting in settings {
         let refused = wims(&["serve", "--listen=127.0.0.1:0", "--stack=stack.json", setting]);

@@ -146,6 +146,7 @@ fn settings_that_cannot_work_are_refused_before_anything_is_touched() {
         "--sandbox-decline-percent=101",
         "--sandbox-error-percent=101",
         "--memory-max=0",
+        "--log-retention-hours=0",
         "--memory-max=17592186044416",
     ];
     for setting in wrong {

@@ -1,6 +1,7 @@
 //! Integration tests: the real binary, through the doors a user takes. One module a promise.
 
 mod answering;
+mod backup;
 mod bad_days;
 mod bad_input;
 mod command_line;
@@ -18,6 +19,7 @@ mod licences;
 mod limits;
 mod lines;
 mod observer;
+mod packaging;
 mod payments;
 mod payments_api;
 mod security;

@@ -198,14 +198,14 @@ async fn export(reader: &mut Reader, path: &Path) -> Result<u64, Failure> {
 }
 
 /// A file that appears under its name only when it is whole; otherwise it is gone when dropped.
-struct NewFile {
+pub(super) struct NewFile {
     target: PathBuf,
     part: PathBuf,
     writer: BufWriter<File>,
 }
 
 impl NewFile {
-    fn create(target: &Path) -> io::Result<NewFile> {
+    pub fn create(target: &Path) -> io::Result<NewFile> {
         let name = target.file_name().ok_or(io::ErrorKind::InvalidFilename)?;
         // In the same folder, since a file cannot be renamed onto another disk.
         let part = format!(".{}.{}.part", name.to_string_lossy(), std::process::id());
@@ -214,11 +214,11 @@ impl NewFile {
         Ok(NewFile { target: target.to_owned(), part, writer })
     }
 
-    fn write(&mut self, text: &str) -> io::Result<()> {
+    pub fn write(&mut self, text: &str) -> io::Result<()> {
         self.writer.write_all(text.as_bytes())
     }
 
-    fn finish(mut self) -> io::Result<()> {
+    pub fn finish(mut self) -> io::Result<()> {
         self.writer.flush()?;
         self.writer.get_ref().sync_all()?;
         fs::rename(&self.part, &self.target)

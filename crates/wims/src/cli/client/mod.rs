@@ -13,6 +13,7 @@ pub mod inventory;
 pub mod leftover;
 pub mod log;
 pub mod order;
+mod order_export;
 pub mod queue;
 pub mod table;
 

@@ -7,6 +7,7 @@ use clap::builder::BoolishValueParser;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
+use crate::cli::client::order_export::{self, ExportArgs};
 use crate::cli::client::table::{Align, Table, cell, fields, money};
 use crate::cli::client::{PAGE_ROWS_MAX, Server, ServerArgs, idempotency_key, path_segment, print};
 use crate::cli::{Failure, block_on};
@@ -35,6 +36,8 @@ pub enum OrderCommand {
         wims order list --customer 349 --all --json | wc -l  # how many a customer has\n\n\
         Statuses: PENDING, BACKORDERED, ON_HOLD, READY, SHIPPED.")]
     List(ListArgs),
+    /// Write all orders, open and closed, as CSV or lines of JSON
+    Export(ExportArgs),
     /// Tell that a READY order has left the warehouse
     #[command(after_help = "Example:\n  wims order ship 01890a5d-ac96-774b-bcce-b302099a8057\n\n\
         Repeating it changes nothing.")]
@@ -128,6 +131,7 @@ pub fn run(command: OrderCommand) -> Result<(), Failure> {
             OrderCommand::Create(args) => create(args).await,
             OrderCommand::Get(args) => get(args).await,
             OrderCommand::List(args) => list(args).await,
+            OrderCommand::Export(args) => order_export::export(args).await,
             OrderCommand::Ship(args) => ship(args).await,
         }
     })?
@@ -238,7 +242,7 @@ fn order_row(order: &Value) -> Vec<String> {
 }
 
 /// Units over all lines.
-fn units(order: &Value) -> i64 {
+pub(super) fn units(order: &Value) -> i64 {
     let lines = order["lines"].as_array().into_iter().flatten();
     lines.filter_map(|line| line["quantity"].as_i64()).sum()
 }

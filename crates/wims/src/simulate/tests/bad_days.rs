@@ -16,6 +16,7 @@ use wims_runtime::sim::{Outside, SimHistory, Verdict, Violation, World, WorldOpt
 use wims_runtime::{EngineBugs, Functions};
 use wims_stack::{Doc, Field, Stack};
 
+use crate::constructs::observability::LOG_RETENTION_HOURS;
 use crate::constructs::payments_api::PaymentsPace;
 use crate::domain::{DEFAULT_SKU, Sku, TABLE};
 use crate::fns;
@@ -28,7 +29,11 @@ const ANSWER_US: u64 = 10_000;
 const HOUR_S: u64 = 3_600;
 
 fn stack() -> Stack {
-    wims_stack(&Settings { team_email: TEAM.into(), payments: PaymentsPace::default() })
+    wims_stack(&Settings {
+        team_email: TEAM.into(),
+        payments: PaymentsPace::default(),
+        log_retention_hours: LOG_RETENTION_HOURS,
+    })
 }
 
 /// What is around the engine: a payments API that answers with the status it is told, and a mail
