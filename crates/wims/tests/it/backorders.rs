@@ -46,16 +46,16 @@ fn stock(server: &Server) -> [i64; 3] {
     ["quantity", "reserved", "backordered"].map(|name| item[name].as_i64().expect("a number"))
 }
 
+fn orders_of(server: &Server, client: usize) -> Vec<String> {
+    let customer = client.to_string();
+    (0..ORDERS_OF_A_CLIENT).map(|_| server.order(&customer, 1)).collect()
+}
+
 /// Places orders of one unit from many clients at once; their ids, in their order.
 fn order_at_once(server: &Server) -> Vec<String> {
     let mut orders: Vec<String> = std::thread::scope(|scope| {
-        let client = |number: usize| {
-            move || -> Vec<String> {
-                let customer = number.to_string();
-                (0..ORDERS_OF_A_CLIENT).map(|_| server.order(&customer, 1)).collect()
-            }
-        };
-        let clients: Vec<_> = (0..CLIENTS).map(|number| scope.spawn(client(number))).collect();
+        let spawn = |client| scope.spawn(move || orders_of(server, client));
+        let clients: Vec<_> = (0..CLIENTS).map(spawn).collect();
         clients.into_iter().flat_map(|client| client.join().expect("it ends")).collect()
     });
     orders.sort();
