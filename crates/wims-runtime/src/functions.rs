@@ -55,6 +55,19 @@ impl<'a> Reads<'a> {
     pub fn find(&self, attribute: &str, value: &str) -> Option<&'a Doc> {
         self.items.find(attribute, value).map(|item| &item.doc)
     }
+
+    /// Items of a partition behind a sort key, in the order of their sort keys, at most `limit`.
+    ///
+    /// # Panics
+    /// When the table declares no ordered index for such a partition.
+    pub fn query(
+        &self,
+        pk: &str,
+        after_sk: &str,
+        limit: usize,
+    ) -> impl Iterator<Item = &'a Doc> + use<'a> {
+        self.items.query(pk, after_sk).take(limit).map(|item| &item.doc)
+    }
 }
 
 /// What a function of a route gets.

@@ -127,6 +127,13 @@ pub enum Query {
         /// The value.
         value: String,
     },
+    /// The first item of a partition, by sort key; the table orders such partitions.
+    First {
+        /// The table's name.
+        table: &'static str,
+        /// The partition key.
+        pk: String,
+    },
     /// Items with this value in an index, newest first.
     List {
         /// The table's name.

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::BuildHasher;
+use std::ops::Bound;
 
 use hashbrown::DefaultHashBuilder;
 use wims_stack::table::{Index, PARTITION_KEY, SORT_KEY, Table};
@@ -87,6 +88,9 @@ pub struct Items {
     heap_bytes: usize,
 }
 
+/// Items of one partition by sort key.
+type Partition = BTreeMap<Box<[u8]>, u32>;
+
 struct ItemIndex {
     index: Index,
     unique: SlotTable,
@@ -94,9 +98,16 @@ struct ItemIndex {
     listed: BTreeMap<(u64, u64), u32>,
     /// How many items have each value, for indexes of few values.
     counts: Vec<(String, usize)>,
+    /// Of an ordered index: by partition key, then by sort key.
+    partitions: BTreeMap<Box<[u8]>, Partition>,
+    /// How many items are in them.
+    partitioned: usize,
     /// The item being replaced has to be entered again.
     stale: bool,
 }
+
+/// Bytes of memory an item takes in an ordered index, estimated.
+const PARTITIONED_BYTES: usize = 100;
 
 /// Indexes with more values than this are not counted by value.
 const COUNTED_VALUES_MAX: usize = 16;
@@ -109,6 +120,8 @@ impl Items {
             unique: SlotTable::default(),
             listed: BTreeMap::new(),
             counts: Vec::new(),
+            partitions: BTreeMap::new(),
+            partitioned: 0,
             stale: false,
         });
         Items {
@@ -152,6 +165,26 @@ impl Items {
         slots
             .map(|slot| self.at(slot))
             .filter(move |item| text_bytes(&item.doc, attribute) == value)
+    }
+
+    /// Items of a partition behind a sort key, in the order of their sort keys.
+    ///
+    /// # Panics
+    /// When the table declares no ordered index for such a partition.
+    pub fn query<'a>(
+        &'a self,
+        pk: &str,
+        after_sk: &str,
+    ) -> impl Iterator<Item = &'a Item> + use<'a> {
+        let covers =
+            |index: &&ItemIndex| index.index.ordered && pk.starts_with(&index.index.prefix);
+        let index = self.indexes.iter().find(covers);
+        let index = index.expect("a partition is read by sort key under a declared prefix");
+        let behind: (Bound<&[u8]>, Bound<&[u8]>) =
+            (Bound::Excluded(after_sk.as_bytes()), Bound::Unbounded);
+        let partition = index.partitions.get(pk.as_bytes());
+        let slots = partition.map(|slots| slots.range::<[u8], _>(behind));
+        slots.into_iter().flatten().map(move |(_, slot)| self.at(*slot))
     }
 
     /// Sets or removes the item with the key of `old` or `new`.
@@ -237,7 +270,7 @@ impl Items {
 
     /// Under what an item is found and listed: attributes and values.
     pub fn indexed(&self, item: &Item) -> Vec<(String, String)> {
-        let indexes = self.indexes.iter();
+        let indexes = self.indexes.iter().filter(|index| !index.index.ordered);
         let values = indexes.filter_map(|index| {
             index.value(item).map(|value| (index.index.attribute.clone(), as_text(value)))
         });
@@ -261,7 +294,9 @@ impl Items {
 
     /// Bytes of memory, estimated from what is stored.
     pub fn memory_bytes(&self) -> usize {
-        let listed: usize = self.indexes.iter().map(|index| index.listed.len() * 40).sum();
+        let of_index =
+            |index: &ItemIndex| index.listed.len() * 40 + index.partitioned * PARTITIONED_BYTES;
+        let listed: usize = self.indexes.iter().map(of_index).sum();
         self.heap_bytes
             + self.slots.memory_bytes()
             + listed
@@ -304,8 +339,9 @@ impl Items {
             let same =
                 |a: Option<View<'_>>, b: Option<View<'_>>| a.map(View::bytes) == b.map(View::bytes);
             let name = &index.index.attribute;
-            // Lists are ordered by creation, so another one is another place.
-            if !item.pk().starts_with(index.index.prefix.as_bytes())
+            // Lists are ordered by creation, so another one is another place; a key stays.
+            if index.index.ordered
+                || !item.pk().starts_with(index.index.prefix.as_bytes())
                 || (created == item.created && same(old.get(name), item.doc.get(name)))
             {
                 continue;
@@ -351,6 +387,9 @@ impl ItemIndex {
     fn insert(&mut self, slots: &Slots<Item>, hasher: &DefaultHashBuilder, slot: u32) {
         let item = slots.get(slot as usize).expect("indexes point to items");
         let Some(value) = self.value(item) else { return };
+        if self.index.ordered {
+            return self.enter(item.pk(), value, slot);
+        }
         let hash = hasher.hash_one(value);
         if self.index.unique {
             self.unique.insert(hash, slot);
@@ -363,12 +402,31 @@ impl ItemIndex {
     fn remove(&mut self, slots: &Slots<Item>, hasher: &DefaultHashBuilder, slot: u32) {
         let item = slots.get(slot as usize).expect("indexes point to items");
         let Some(value) = self.value(item) else { return };
+        if self.index.ordered {
+            return self.leave(item.pk(), value);
+        }
         let hash = hasher.hash_one(value);
         if self.index.unique {
             self.unique.remove(hash, slot);
         } else {
             self.listed.remove(&(hash, item.created));
             count(&mut self.counts, value, -1);
+        }
+    }
+
+    fn enter(&mut self, pk: &[u8], sk: &[u8], slot: u32) {
+        let partition = match self.partitions.get_mut(pk) {
+            Some(partition) => partition,
+            None => self.partitions.entry(pk.into()).or_default(),
+        };
+        self.partitioned += usize::from(partition.insert(sk.into(), slot).is_none());
+    }
+
+    fn leave(&mut self, pk: &[u8], sk: &[u8]) {
+        let Some(partition) = self.partitions.get_mut(pk) else { return };
+        self.partitioned -= usize::from(partition.remove(sk).is_some());
+        if partition.is_empty() {
+            self.partitions.remove(pk);
         }
     }
 }
@@ -407,11 +465,18 @@ mod tests {
             attribute: attribute.into(),
             prefix: "CUSTOMER#".into(),
             unique,
+            ordered: false,
+        };
+        let queued = Index {
+            attribute: "sk".into(),
+            prefix: "QUEUED#".into(),
+            unique: false,
+            ordered: true,
         };
         Items::new(Table {
             name: TableRef::new("WIMS"),
             unstreamed: Vec::new(),
-            indexes: vec![index("orderId", true), index("status", false)],
+            indexes: vec![index("orderId", true), index("status", false), queued],
             closed: vec![Closed {
                 prefix: "CUSTOMER#".into(),
                 when: Condition::is("status", "SHIPPED"),
@@ -470,5 +535,43 @@ mod tests {
         items.note_historied(5);
         assert_eq!((items.len(), items.closed_waiting()), (0, 0));
         assert!(items.find("orderId", "a").is_none());
+    }
+
+    fn queued(pk: &str, sk: &str) -> Doc {
+        Doc::object(&[("pk", Field::Str(pk)), ("sk", Field::Str(sk))])
+    }
+
+    fn keys(items: &Items, pk: &str, after_sk: &str) -> Vec<String> {
+        items.query(pk, after_sk).map(|item| item.key().1).collect()
+    }
+
+    #[test]
+    fn a_partition_is_read_in_the_order_of_its_sort_key_whatever_came_when() {
+        let mut items = items();
+        for (seq, sk) in (1..).zip(["c", "a", "d", "b"]) {
+            items.set(&queued("QUEUED#1", sk), Some(queued("QUEUED#1", sk)), seq, seq);
+        }
+        let other = queued("QUEUED#10", "a");
+        items.set(&other, Some(other.clone()), 5, 5);
+        // It changes, is told with another creation, as a sweep may, and leaves.
+        let changed = queued("QUEUED#1", "b").with(&[("quantity", Some(Field::Int(3)))]);
+        items.set(&changed, Some(changed.clone()), 9, 9);
+        assert_eq!(keys(&items, "QUEUED#1", ""), ["a", "b", "c", "d"]);
+        assert_eq!(items.query("QUEUED#1", "a").next().map(|item| &item.doc), Some(&changed));
+        assert_eq!(keys(&items, "QUEUED#1", "bb"), ["c", "d"]);
+        assert_eq!(keys(&items, "QUEUED#10", ""), ["a"]);
+        items.set(&queued("QUEUED#1", "a"), None, 0, 10);
+        items.archive("QUEUED#1", "c");
+        assert_eq!(keys(&items, "QUEUED#1", ""), ["b", "d"]);
+        ["b", "d"].iter().for_each(|sk| items.archive("QUEUED#1", sk));
+        assert_eq!(keys(&items, "QUEUED#1", "").len(), 0);
+        let index = &items.indexes[2];
+        assert_eq!((index.partitions.len(), index.partitioned), (1, 1), "what left is gone");
+    }
+
+    #[test]
+    #[should_panic(expected = "under a declared prefix")]
+    fn a_partition_under_no_declared_prefix_is_not_taken_for_an_empty_one() {
+        let _ = items().query("CUSTOMER#1", "").next();
     }
 }

@@ -167,7 +167,7 @@ pub enum StatePlan {
     /// A task.
     Task {
         /// The work.
-        task: TaskPlan,
+        task: Box<TaskPlan>,
         /// As declared.
         retry: Vec<Retry>,
         /// Error names and the state to go on at.
@@ -533,7 +533,8 @@ impl Compiler<'_> {
                         }
                     }
                 }
-                StatePlan::Task { task: self.task(task), retry: retry.clone(), catch: caught }
+                let task = Box::new(self.task(task));
+                StatePlan::Task { task, retry: retry.clone(), catch: caught }
             }
             StateKind::Parallel { branches } => {
                 StatePlan::Parallel(branches.iter().map(|branch| self.machine(branch)).collect())

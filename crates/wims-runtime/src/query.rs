@@ -38,6 +38,10 @@ impl Engine {
                 let item = self.items_of(table).and_then(|items| items.find(attribute, &value));
                 Answer::Item(item.map(with_creation))
             }
+            Query::First { table, pk } => {
+                let item = self.items_of(table).and_then(|items| items.query(&pk, "").next());
+                Answer::Item(item.map(with_creation))
+            }
             Query::List { table, attribute, value, before, limit } => {
                 let items = self
                     .items_of(table)

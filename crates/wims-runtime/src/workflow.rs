@@ -12,7 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use serde::{Deserialize, Serialize};
 use wims_stack::table::{Action, Condition, Update, Write};
 use wims_stack::{
-    ALL_ERRORS, Becomes, CONDITION_FAILED, Doc, EventView, Field, Node, Retry, Template,
+    ALL_ERRORS, Becomes, CONDITION_FAILED, Decimal, Doc, EventView, Field, Node, Retry, Template,
 };
 
 use crate::bus::event_doc;
@@ -359,13 +359,15 @@ struct Guarded<'a> {
 
 impl Guarded<'_> {
     /// Holds the function to its declaration: one write is the guarded item's and makes of the
-    /// attribute what is declared. That the guard holds was seen in this very step.
+    /// attribute what is declared; where a number is to be lowered, none may be that item's. That
+    /// the guard holds was seen in this very step.
     fn hold_to(&self, pk: &str, sk: &str, writes: &[Write]) -> Result<(), TaskError> {
         let broken = |what| Err(task_error(RUNTIME, what));
+        let Becomes { attribute, values, lower } = self.becomes;
         let Some(own) = writes.iter().find(|write| write.pk == pk && write.sk == sk) else {
-            return broken("the function does not write the guarded item");
+            let what = "the function does not write the guarded item";
+            return if *lower { Ok(()) } else { broken(what) };
         };
-        let Becomes { attribute, values } = self.becomes;
         let becomes = |update: &Update| match update {
             Update::Set(name, value) => name == attribute && values.contains(value),
             Update::SetConst(name, text) => {
@@ -374,7 +376,8 @@ impl Guarded<'_> {
             Update::SetInt(name, number) => {
                 name == attribute && values.iter().any(|v| v.view().as_int() == Some(*number))
             }
-            Update::Add(..) | Update::Remove(_) => false,
+            Update::Add(name, number) => *lower && name == attribute && *number <= -Decimal::ONE,
+            Update::Remove(_) => false,
         };
         match &own.action {
             Action::Update(updates) if updates.iter().any(becomes) => Ok(()),

@@ -81,7 +81,12 @@ fn stack() -> Stack {
     stack.tables.push(Table {
         name: table.clone(),
         unstreamed: vec!["hidden".into()],
-        indexes: vec![Index { attribute: "name".into(), prefix: "a".into(), unique: true }],
+        indexes: vec![Index {
+            attribute: "name".into(),
+            prefix: "a".into(),
+            unique: true,
+            ordered: false,
+        }],
         closed: vec![Closed { prefix: "a".into(), when: Condition::is("state", "CLOSED") }],
     });
     let (bus, enrichment) = (BusRef::new("b"), FunctionRef::new("tell"));

@@ -14,11 +14,12 @@ use serde::Serialize;
 
 use crate::pattern::CompiledPattern;
 use crate::stack::{
-    ALL_ERRORS, ApiRef, ApiTarget, BusRef, Catch, FunctionRef, HttpRoute, LogRef, Machine,
+    ALL_ERRORS, ApiRef, ApiTarget, Becomes, BusRef, Catch, FunctionRef, HttpRoute, LogRef, Machine,
     MailLimit, Pipe, PipeSource, PipeTarget, Queue, QueueRef, Retry, Route, Rule, Stack, State,
     StateKind, TableRef, Target, TargetRef, TargetRetry, Task, Topic, TopicRef, Workflow,
     WorkflowRef,
 };
+use crate::table::{SORT_KEY, Table};
 
 mod cycle;
 
@@ -103,6 +104,7 @@ pub struct Published {
 pub fn check(stack: &Stack, functions: &FunctionNames) -> Vec<Finding> {
     let mut checker = Checker { stack, functions, findings: Vec::new() };
     checker.names();
+    stack.tables.iter().for_each(|table| checker.table(table));
     stack.buses.iter().for_each(|bus| checker.bus(bus));
     stack.routes.iter().for_each(|route| checker.route(route));
     stack.pipes.iter().for_each(|pipe| checker.pipe(pipe));
@@ -168,6 +170,17 @@ impl<'a> Checker<'a> {
         self.unique("topic", stack.topics.iter().map(|topic| topic.name.0.clone()));
         self.unique("log", stack.logs.iter().map(|log| log.name.0.clone()));
         self.unique("api", stack.apis.iter().map(|api| api.0.clone()));
+    }
+
+    fn table(&mut self, table: &Table) {
+        let at = format!("table/{}", table.name.name());
+        for index in table.indexes.iter().filter(|index| index.ordered) {
+            let (attribute, prefix) = (&index.attribute, &index.prefix);
+            if attribute != SORT_KEY || index.unique {
+                let order = format!("an ordered index is one of {SORT_KEY}, and not unique");
+                self.error(&at, format!("index {attribute} of {prefix}: {order}"));
+            }
+        }
     }
 
     fn bus(&mut self, bus: &BusRef) {
@@ -410,9 +423,13 @@ impl Checker<'_> {
             Task::Transact(transact) => {
                 self.needs_table(at, &format!("state {state} writes to"), &transact.table);
                 self.needs_function(at, FunctionKind::Transact, &transact.function);
-                if transact.becomes.values.is_empty() {
-                    let attribute = &transact.becomes.attribute;
+                let Becomes { attribute, values, lower } = &transact.becomes;
+                if values.is_empty() && !lower {
                     self.error(at, format!("state {state} does not say what {attribute} becomes"));
+                }
+                if !values.is_empty() && *lower {
+                    let both = format!("lowers {attribute} and says what it becomes");
+                    self.error(at, format!("state {state} {both}"));
                 }
             }
             Task::SendMessage { queue, message: _ } => {

@@ -14,6 +14,9 @@ pub mod table;
 pub mod template;
 
 pub use doc::{Doc, DocWriter, Field, Kind, View};
+/// Exact decimal numbers, as conditions and updates have them.
+pub use rust_decimal::Decimal;
+
 pub use node::{EventView, Node, NodeKind, Path, Tree};
 pub use pattern::{CompiledPattern, Pattern, RuleIndex};
 pub use stack::*;

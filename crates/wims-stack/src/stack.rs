@@ -416,13 +416,30 @@ pub struct Transact {
     pub becomes: Becomes,
 }
 
-/// What an attribute of the guarded item is after the transaction.
+/// What an attribute of the guarded item is after the transaction: one of some values, or a number
+/// that is lower than before.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Becomes {
     /// The attribute.
     pub attribute: String,
     /// One of these values.
     pub values: Vec<Doc>,
+    /// Instead of values: each run that writes the item lowers this number, by 1 or more. A run
+    /// may then also leave the item alone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lower: bool,
+}
+
+impl Becomes {
+    /// The attribute becomes one of these values.
+    pub fn one_of(attribute: &str, values: Vec<Doc>) -> Becomes {
+        Becomes { attribute: attribute.into(), values, lower: false }
+    }
+
+    /// The number becomes lower, or the item stays as it is.
+    pub fn lower(attribute: &str) -> Becomes {
+        Becomes { attribute: attribute.into(), values: Vec::new(), lower: true }
+    }
 }
 
 /// Name of the error of a condition that did not hold.

@@ -40,6 +40,10 @@ pub struct Index {
     pub prefix: String,
     /// At most one item a value, found by it; otherwise items are listed newest first.
     pub unique: bool,
+    /// Instead of all that: the items of each partition, in the order of their sort key, which is
+    /// the attribute then. In DynamoDB every partition has it; here it costs those that ask.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ordered: bool,
 }
 
 /// Items with this prefix of `pk` that satisfy the condition are closed.
@@ -100,6 +104,23 @@ impl Condition {
             Condition::Below(name, bound) => number(name).is_some_and(|found| found < *bound),
             Condition::All(all) => all.iter().all(|condition| condition.holds(item)),
             Condition::Any(any) => any.iter().any(|condition| condition.holds(item)),
+        }
+    }
+
+    /// The least this number may be for the condition to hold, if it sets a bound.
+    pub fn least(&self, attribute: &str) -> Option<Decimal> {
+        match self {
+            Condition::AtLeast(name, least) => (name == attribute).then_some(*least),
+            Condition::All(all) => all.iter().filter_map(|c| c.least(attribute)).max(),
+            Condition::Any(any) => {
+                let each: Option<Vec<Decimal>> = any.iter().map(|c| c.least(attribute)).collect();
+                each?.into_iter().min()
+            }
+            Condition::Exists
+            | Condition::NotExists
+            | Condition::In(..)
+            | Condition::Missing(_)
+            | Condition::Below(..) => None,
         }
     }
 
@@ -231,5 +252,16 @@ mod tests {
         assert!(guard.is_falsified_by("inventoryStatus", &after));
         assert!(!guard.is_falsified_by("paymentStatus", &after));
         assert!(!guard.is_falsified_by("inventoryStatus", &[Doc::text("UNRESERVED")]));
+    }
+
+    #[test]
+    fn a_number_has_a_least_only_where_every_way_to_hold_sets_one() {
+        let at_least = |n: i64| Condition::AtLeast("backordered".into(), n.into());
+        let all = Condition::All(vec![Condition::Exists, at_least(1), at_least(3)]);
+        assert_eq!(all.least("backordered"), Some(3.into()));
+        assert_eq!(all.least("quantity"), None);
+        assert_eq!(Condition::Any(vec![at_least(2), all]).least("backordered"), Some(2.into()));
+        let open = Condition::Any(vec![at_least(2), Condition::Exists]);
+        assert_eq!(open.least("backordered"), None);
     }
 }

@@ -3,9 +3,10 @@
 //! Promise: what is declared here is what runs; there is no second path. Each part is a construct
 //! in a file of its own, named as in the article, and gets what it needs passed in here.
 
-use wims_stack::table::{Closed, Index, Table};
+use wims_stack::table::{Closed, Index, SORT_KEY, Table};
 use wims_stack::{BusRef, Condition, Stack, TableRef};
 
+use crate::constructs::backorders::{Backorders, BackordersProps};
 use crate::constructs::cdc::{Cdc, CdcProps};
 use crate::constructs::fulfillment::{Fulfillment, FulfillmentProps};
 use crate::constructs::inventory_monitor::{InventoryMonitor, InventoryMonitorProps};
@@ -15,6 +16,7 @@ use crate::constructs::orders_processor::{OrdersProcessor, OrdersProcessorProps}
 use crate::constructs::payments_api::{PaymentsApi, PaymentsPace};
 use crate::constructs::payments_queue::{PaymentsQueue, PaymentsQueueProps};
 use crate::domain::{BACKORDER, CONTACT, CONTACT_OF, CUSTOMER, INVENTORY, OrderStatus, TABLE};
+use crate::fns::function;
 
 /// What differs between two installations.
 #[derive(Clone, Debug)]
@@ -66,9 +68,20 @@ pub fn wims_stack(settings: &Settings) -> Stack {
         &mut stack,
         OrdersProcessorProps {
             bus: bus.clone(),
-            queue: payments_queue.queue,
+            queue: payments_queue.queue.clone(),
             table: table.clone(),
             dead_letters: dead_letters.clone(),
+        },
+    );
+    Backorders::new(
+        &mut stack,
+        BackordersProps {
+            bus: bus.clone(),
+            table: table.clone(),
+            queue: payments_queue.queue,
+            dead_letters: dead_letters.clone(),
+            // Strict: nobody is overtaken.
+            fill: function("fill-backorders"),
         },
     );
     Fulfillment::new(&mut stack, FulfillmentProps { bus, table, dead_letters });
@@ -81,7 +94,9 @@ fn wims_table(stack: &mut Stack) -> TableRef {
         attribute: attribute.into(),
         prefix: prefix.into(),
         unique,
+        ordered: false,
     };
+    let queues = Index { ordered: true, ..index(SORT_KEY, BACKORDER, false) };
     let shipped = Condition::is("status", OrderStatus::Shipped.as_str());
     stack.tables.push(Table {
         name: name.clone(),
@@ -92,6 +107,7 @@ fn wims_table(stack: &mut Stack) -> TableRef {
             index("customerId", CUSTOMER, false),
             index("catalog", INVENTORY, false),
             index(CONTACT_OF, CONTACT, false),
+            queues,
         ],
         closed: vec![Closed { prefix: CUSTOMER.into(), when: shipped }],
     });

@@ -27,7 +27,12 @@ fn stack() -> Stack {
     stack.tables.push(Table {
         name: table.clone(),
         unstreamed: Vec::new(),
-        indexes: vec![Index { attribute: "noteId".into(), prefix: "NOTE#".into(), unique: true }],
+        indexes: vec![Index {
+            attribute: "noteId".into(),
+            prefix: "NOTE#".into(),
+            unique: true,
+            ordered: false,
+        }],
         closed: Vec::new(),
     });
     stack.buses.push(bus.clone());

@@ -23,7 +23,7 @@ fn work(retry: Vec<Retry>, catch: Vec<Catch>) -> State {
         sk: Template::path("$.detail.sk"),
         guard: Condition::is("state", "NEW"),
         function: FunctionRef::new("work"),
-        becomes: Becomes { attribute: "state".into(), values: vec![Doc::text("DONE")] },
+        becomes: Becomes::one_of("state", vec![Doc::text("DONE")]),
     });
     State { name: "Work".into(), kind: StateKind::Task { task, retry, catch } }
 }
@@ -92,6 +92,25 @@ fn state_and_waiting(quiet: &Quiet) -> (Option<&str>, usize) {
 fn done(_: &TaskInput<'_>) -> Result<Vec<Write>, TaskError> {
     let action = Action::Update(vec![Update::SetConst("state", "DONE")]);
     Ok(vec![Write { pk: "a".into(), sk: "1".into(), condition: None, action }])
+}
+
+/// A task that lowers `left` of an item that is NEW, while there is some.
+fn lower(function: TransactFn) -> Quiet {
+    let task = Task::Transact(Transact {
+        table: TableRef::new("T"),
+        pk: Template::path("$.detail.pk"),
+        sk: Template::path("$.detail.sk"),
+        guard: Condition::is("state", "NEW"),
+        function: FunctionRef::new("work"),
+        becomes: Becomes::lower("left"),
+    });
+    let kind = StateKind::Task { task, retry: Vec::new(), catch: Vec::new() };
+    start(vec![State { name: "Work".into(), kind }], function)
+}
+
+fn update_of(sk: &str, update: Update) -> Result<Vec<Write>, TaskError> {
+    let action = Action::Update(vec![update]);
+    Ok(vec![Write { pk: "a".into(), sk: sk.into(), condition: None, action }])
 }
 
 fn throttled(_: &TaskInput<'_>) -> Result<Vec<Write>, TaskError> {
@@ -334,4 +353,24 @@ fn what_waits_is_memory_of_a_kind_of_its_own_and_part_of_the_whole() {
     assert!(of("executions").is_some_and(|bytes| bytes > 100), "{:?}", status.memory);
     let kinds: usize = status.memory.iter().map(|(_, bytes)| bytes).sum();
     assert_eq!(kinds as u64, quiet.engine.memory_bytes());
+}
+
+#[test]
+fn a_task_that_lowers_a_number_lowers_it_or_leaves_its_item_alone() {
+    // The item has no such number, so a lowering gets past the declaration and no further.
+    let told = |function| letter(&lower(function)).str("ERROR_MESSAGE").map(str::to_owned);
+    let lowers: TransactFn = |_| update_of("1", Update::Add("left", Decimal::NEGATIVE_ONE));
+    assert!(told(lowers).is_some_and(|why| why.contains("does not exist in the item")));
+    let raises: TransactFn = |_| update_of("1", Update::Add("left", Decimal::ONE));
+    let other: TransactFn = |_| update_of("1", Update::Add("right", Decimal::NEGATIVE_ONE));
+    let sets: TransactFn = |_| update_of("1", Update::SetInt("left", 0));
+    for wrong in [raises, other, sets] {
+        assert!(told(wrong).is_some_and(|why| why.contains("what is declared")));
+    }
+    // What writes another item, or nothing, is no failure.
+    let elsewhere: TransactFn = |_| update_of("2", Update::SetInt("left", 3));
+    let nothing: TransactFn = |_| Ok(Vec::new());
+    let quiet = lower(elsewhere);
+    assert_eq!((quiet.item("2").int("left"), quiet.messages("dead").len()), (Some(3), 0));
+    assert_eq!(lower(nothing).messages("dead").len(), 0);
 }

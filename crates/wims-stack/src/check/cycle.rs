@@ -14,8 +14,8 @@ use super::{Checker, Published, states};
 use crate::doc::Doc;
 use crate::pattern::CompiledPattern;
 use crate::stack::{
-    Pipe, PipeSource, PipeTarget, QueueRef, Rule, StateKind, TableRef, TargetRef, Task, Transact,
-    WorkflowRef,
+    Becomes, Pipe, PipeSource, PipeTarget, QueueRef, Rule, StateKind, TableRef, TargetRef, Task,
+    Transact, WorkflowRef,
 };
 
 /// Where the new image of a change lies in its event.
@@ -139,7 +139,12 @@ fn way<'a>(
 impl Way<'_> {
     /// Why going round through this transaction ends, if the declaration tells.
     fn end(&self, transact: &Transact) -> Option<String> {
-        let (attribute, values) = (&transact.becomes.attribute, &transact.becomes.values);
+        let Becomes { attribute, values, lower } = &transact.becomes;
+        if *lower {
+            let least = transact.guard.least(attribute)?;
+            let bound = format!("the guard does not hold below {least}");
+            return Some(format!("each run that writes the item lowers {attribute}, and {bound}"));
+        }
         if values.is_empty() {
             return None;
         }
@@ -185,6 +190,9 @@ fn key_may_start_with(pattern: &Value, start: &str) -> bool {
 
 /// What holds after a transaction, in words.
 fn after(transact: &Transact) -> String {
+    if transact.becomes.lower {
+        return format!("{} is lower", transact.becomes.attribute);
+    }
     let values = transact.becomes.values.iter();
     let values: Vec<String> = values.map(|v| crate::json::to_string(v.view().into())).collect();
     let values = if values.is_empty() { "anything".into() } else { values.join(" or ") };

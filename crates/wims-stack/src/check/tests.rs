@@ -6,7 +6,7 @@ use super::*;
 use crate::doc::Doc;
 use crate::pattern::Pattern;
 use crate::stack::{Becomes, Redrive, StreamStart, Subscription, Transact};
-use crate::table::{Condition, Table};
+use crate::table::{Condition, Index, Table};
 use crate::template::Template;
 
 fn functions() -> FunctionNames {
@@ -58,10 +58,10 @@ fn transact() -> Transact {
         sk: Template::path("$.detail.data.sk"),
         guard: Condition::is("inventoryStatus", "UNRESERVED"),
         function: FunctionRef::new("reserve-stock"),
-        becomes: Becomes {
-            attribute: "inventoryStatus".into(),
-            values: vec![Doc::text("RESERVED"), Doc::text("BACKORDERED")],
-        },
+        becomes: Becomes::one_of(
+            "inventoryStatus",
+            vec![Doc::text("RESERVED"), Doc::text("BACKORDERED")],
+        ),
     }
 }
 
@@ -297,6 +297,57 @@ fn a_transaction_must_say_what_its_item_becomes() {
     assert_eq!(errors.len(), 2, "{found:?}");
     assert_eq!(errors[0].resource, "workflow/orders");
     assert!(errors[1].message.contains("may go on for ever"));
+}
+
+#[test]
+fn a_cycle_ends_when_each_run_lowers_a_number_that_the_guard_bounds() {
+    let lowering = |guard: Condition| {
+        findings(|stack| {
+            with_transact(stack, |transact| {
+                transact.guard = guard;
+                transact.becomes = Becomes::lower("backordered");
+            });
+        })
+    };
+    let ends = lowering(Condition::AtLeast("backordered".into(), 1.into()));
+    assert_eq!(ends[0].severity, Severity::Note, "{}", ends[0]);
+    let told = "ends: each run that writes the item lowers backordered, and the guard does not \
+                hold below 1";
+    assert!(ends[0].message.ends_with(told), "{}", ends[0]);
+    // A bound on something else, or from above only, ends nothing.
+    for unbounded in [
+        Condition::AtLeast("quantity".into(), 1.into()),
+        Condition::Below("backordered".into(), 1.into()),
+    ] {
+        let goes_on = lowering(unbounded);
+        assert_eq!(goes_on[0].severity, Severity::Error, "{}", goes_on[0]);
+        assert!(goes_on[0].message.ends_with("once backordered is lower"), "{}", goes_on[0]);
+    }
+}
+
+#[test]
+fn a_transaction_that_lowers_a_number_names_no_values_besides() {
+    finds("error workflow/orders: state ReserveStock lowers n and says what it becomes", |stack| {
+        with_transact(stack, |transact| {
+            transact.becomes =
+                Becomes { lower: true, ..Becomes::one_of("n", vec![Doc::text("1")]) };
+            transact.guard = Condition::AtLeast("n".into(), 1.into());
+        });
+    });
+}
+
+#[test]
+fn an_ordered_index_is_one_of_the_sort_key() {
+    let order = "an ordered index is one of sk, and not unique";
+    finds(&format!("error table/WIMS: index orderId of BACKORDER#: {order}"), |stack| {
+        let (attribute, prefix) = ("orderId".into(), "BACKORDER#".into());
+        stack.tables[0].indexes.push(Index { attribute, prefix, unique: false, ordered: true });
+    });
+    let sound = findings(|stack| {
+        let (attribute, prefix) = ("sk".into(), "BACKORDER#".into());
+        stack.tables[0].indexes.push(Index { attribute, prefix, unique: false, ordered: true });
+    });
+    assert_eq!(sound, findings(|_| {}));
 }
 
 #[test]

@@ -22,12 +22,7 @@ use crate::cli::{EXIT_DATA_DIR, Failure, say};
     every order that was acknowledged before it began; its folder has its name only when it is whole.")]
 pub struct BackupArgs {
     /// The data directory to copy
-    #[arg(
-        long,
-        env = "WIMS_DATA_DIR",
-        default_value = "./wims-data",
-        value_name = "FOLDER"
-    )]
+    #[arg(long, env = "WIMS_DATA_DIR", default_value = "./wims-data", value_name = "FOLDER")]
     data_dir: PathBuf,
     /// The folder to make, outside of the data directory; it must not be there
     #[arg(long, env = "WIMS_BACKUP_TO", value_name = "FOLDER", required_unless_present = "verify")]

@@ -74,10 +74,10 @@ fn states(table: TableRef) -> Vec<State> {
             Condition::is("fulfillmentStatus", FulfillmentStatus::Unfulfilled.as_str()),
         ]),
         function: function("mark-ready"),
-        becomes: Becomes {
-            attribute: "fulfillmentStatus".into(),
-            values: vec![Doc::text(FulfillmentStatus::Ready.as_str())],
-        },
+        becomes: Becomes::one_of(
+            "fulfillmentStatus",
+            vec![Doc::text(FulfillmentStatus::Ready.as_str())],
+        ),
     });
     let retry = Retry {
         errors: vec![ALL_ERRORS.into()],

@@ -1,6 +1,7 @@
 //! The article's constructs, one a file. None imports another: what one needs of another is
 //! passed in `stack.rs`.
 
+pub mod backorders;
 pub mod cdc;
 pub mod fulfillment;
 pub mod inventory_monitor;

@@ -65,10 +65,10 @@ fn reserve_stock(table: TableRef) -> Machine {
         sk: Template::path("$.detail.data.sk"),
         guard: Condition::is("inventoryStatus", InventoryStatus::Unreserved.as_str()),
         function: function("reserve-stock"),
-        becomes: Becomes {
-            attribute: "inventoryStatus".into(),
-            values: becomes.iter().map(|status| Doc::text(status.as_str())).collect(),
-        },
+        becomes: Becomes::one_of(
+            "inventoryStatus",
+            becomes.iter().map(|status| Doc::text(status.as_str())).collect(),
+        ),
     });
     branch("ReserveStock", task)
 }

@@ -6,20 +6,22 @@
 use wims_runtime::functions::{Refusal, RefusalKind, RouteInput, Routed, TaskError, TaskInput};
 use wims_stack::{Action, Condition, Doc, Field, Update, Write};
 
+use super::backorders::entry;
 use super::update;
 use crate::domain::{
-    BACKORDER, DEFAULT_CURRENCY, DEFAULT_QUANTITY, DEFAULT_SKU, DEFAULT_UNIT_PRICE,
-    InventoryStatus, Line, Move, ORDER_QUANTITY_MAX, REORDER_POINT, STOCK_MAX, Sku, flat_item,
-    lines, moved,
+    DEFAULT_CURRENCY, DEFAULT_QUANTITY, DEFAULT_SKU, DEFAULT_UNIT_PRICE, InventoryStatus, Line,
+    Move, ORDER_QUANTITY_MAX, REORDER_POINT, STOCK_MAX, Sku, flat_item, lines, moved,
 };
 
-/// `ReserveStock`: all lines or none. Short stock is no failure: the order is BACKORDERED and
-/// stands in the queue of each sku it is short of.
+/// `ReserveStock`: all lines or none, and no order that waits is overtaken. Short stock is no
+/// failure: the order is BACKORDERED and stands in the queue of each sku it is short of, because
+/// there is too little or because others wait for it.
 pub fn reserve_stock(input: &TaskInput<'_>) -> Result<Vec<Write>, TaskError> {
     let lines = lines(input.item);
     let is_short = |line: &Line<'_>| {
         let item = input.reads.get(&line.sku.pk(), &line.sku.sk());
-        item.and_then(|item| item.int("quantity")).unwrap_or(0) < line.quantity
+        let number = |name| item.and_then(|item| item.int(name)).unwrap_or(0);
+        number("quantity") < line.quantity || number("backordered") > 0
     };
     let short: Vec<_> = lines.iter().filter(|line| is_short(line)).copied().collect();
     if short.is_empty() {
@@ -36,13 +38,17 @@ fn mark(input: &TaskInput<'_>, status: InventoryStatus) -> Write {
     update(input.item, None, moved(input.item, Move::Inventory(status), input.now_ms))
 }
 
-/// The article's `conditionExpression '#quantity >= :quantity'` and its update.
+/// The article's `conditionExpression '#quantity >= :quantity'` and its update, if nobody waits.
 fn reserve_line(input: &TaskInput<'_>, line: &Line<'_>) -> Write {
     let order_id = input.item.str("orderId").unwrap_or("");
+    let is_free = vec![
+        Condition::AtLeast("quantity".into(), line.quantity.into()),
+        Condition::Below("backordered".into(), 1.into()),
+    ];
     Write {
         pk: line.sku.pk(),
         sk: line.sku.sk(),
-        condition: Some(Condition::AtLeast("quantity".into(), line.quantity.into())),
+        condition: Some(Condition::All(is_free)),
         action: Action::Update(vec![
             Update::Add("quantity", (-line.quantity).into()),
             Update::Add("reserved", line.quantity.into()),
@@ -53,23 +59,17 @@ fn reserve_line(input: &TaskInput<'_>, line: &Line<'_>) -> Write {
 
 /// A queue entry of a sku the order is short of, by order sequence, and the sku's count.
 fn wait_for(input: &TaskInput<'_>, line: &Line<'_>) -> [Write; 2] {
-    let order_id = input.item.str("orderId").unwrap_or("");
-    let (pk, sk) = (format!("{BACKORDER}{}", line.sku), order_id.to_owned());
-    let entry = Doc::object(&[
-        ("orderId", Field::Str(order_id)),
-        ("pk", Field::Str(&pk)),
-        ("quantity", Field::Int(line.quantity)),
-        ("sk", Field::Str(&sk)),
-    ]);
-    let is_short = Condition::Below("quantity".into(), line.quantity.into());
+    let is_short = vec![
+        Condition::Below("quantity".into(), line.quantity.into()),
+        Condition::AtLeast("backordered".into(), 1.into()),
+    ];
     let count = Write {
         pk: line.sku.pk(),
         sk: line.sku.sk(),
-        condition: Some(is_short),
+        condition: Some(Condition::Any(is_short)),
         action: Action::Update(vec![Update::Add("backordered", 1.into())]),
     };
-    let put = Write { pk, sk, condition: Some(Condition::NotExists), action: Action::Put(entry) };
-    [count, put]
+    [count, entry(input.item.str("orderId").unwrap_or(""), line)]
 }
 
 /// `POST /inventory/{product}/{model}/receipts`: arguments `{product, model, quantity}`. The reply

@@ -3,6 +3,7 @@
 //! Promise: each is pure; it reads what it is given and says what should be written. One file an
 //! area, named as in the article where the article has a name for it.
 
+pub mod backorders;
 pub mod cdc_enrichment;
 pub mod contacts;
 pub mod fulfillment;
@@ -20,7 +21,7 @@ use wims_stack::check::FunctionKind;
 use wims_stack::{Action, Condition, Doc, FunctionRef, Update, Write};
 
 /// All functions, by the names constructs refer to.
-const ALL: [(&str, Function); 13] = [
+const ALL: [(&str, Function); 15] = [
     ("create-order", Function::Route(orders::create_order)),
     ("ship-order", Function::Route(orders::ship_order)),
     ("erase-contacts", Function::Route(contacts::erase_contacts)),
@@ -29,6 +30,8 @@ const ALL: [(&str, Function); 13] = [
     ("seed-inventory", Function::Route(inventory::seed_inventory)),
     ("cdc-enrichment", Function::Enrich(cdc_enrichment::cdc_enrichment)),
     ("reserve-stock", Function::Transact(inventory::reserve_stock)),
+    ("fill-backorders", Function::Transact(backorders::fill)),
+    ("fill-backorders-skip", Function::Transact(backorders::fill_skipping)),
     ("mark-ready", Function::Transact(fulfillment::mark_ready)),
     ("prepare-payment", Function::Prepare(payments::prepare_payment)),
     ("payment-outcome", Function::Outcome(payments::payment_outcome)),

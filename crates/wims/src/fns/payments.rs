@@ -20,6 +20,9 @@ const UNDER_WAY: [&str; 2] = [PROCESSING, PaymentStatus::Unknown.as_str()];
 /// Decides what a message `{orderId}` needs; the order says it, not the message.
 pub fn prepare_payment(input: &DeliveryInput<'_>) -> Delivery {
     let Some(order) = find_order(input) else { return Delivery::Drop };
+    if is_of_before(input.message, order) {
+        return Delivery::Drop;
+    }
     let Some(states) = States::of(order) else { return Delivery::Drop };
     match (states.inventory, states.payment) {
         (InventoryStatus::Unreserved, PaymentStatus::Pending) => {
@@ -42,6 +45,13 @@ pub fn prepare_payment(input: &DeliveryInput<'_>) -> Delivery {
         (InventoryStatus::Backordered | InventoryStatus::Shipped, PaymentStatus::Pending)
         | (_, PaymentStatus::Paid | PaymentStatus::Declined) => Delivery::Drop,
     }
+}
+
+/// Whether a message was sent before the order's stock came: the one that was sent then is its
+/// payment's, and one is enough.
+fn is_of_before(message: &Doc, order: &Doc) -> bool {
+    let filled = order.int("filledAt");
+    filled.is_some() && message.int("filledAt") != filled
 }
 
 fn find_order<'a>(input: &DeliveryInput<'a>) -> Option<&'a Doc> {

@@ -1,7 +1,8 @@
 //! Stock over HTTP: the article's `GET /inventory`, items, receipts.
 //!
 //! Promise: an item reads the same on every route, with the article's fields among its own: what is
-//! available, what is reserved, and what is on hand. It deliberately has no way to set a quantity:
+//! available, what is reserved, and what is on hand; a read also tells who holds back what is free,
+//! while orders wait. It deliberately has no way to set a quantity:
 //! stock comes by receipts and goes with orders, and describing an item leaves it as it is.
 
 use axum::body::Body;
@@ -12,11 +13,14 @@ use serde::{Deserialize, Serialize};
 use wims_runtime::io::{Answer, Query};
 use wims_stack::{Doc, Field, View};
 
-use crate::domain::{DEFAULT_SKU, STOCK_MAX, Sku, TABLE, flat_item};
+use crate::domain::{BACKORDER, DEFAULT_SKU, STOCK_MAX, Sku, TABLE, flat_item};
 use crate::http::idempotency::{key_of, marked};
 use crate::http::problem::Problem;
 use crate::http::query::{PathParameters, QueryString, page_before, page_json, page_limit};
 use crate::http::{App, json_reply, odd, read_fields, read_keyed_fields};
+
+/// Attribute of an item as it is shown; no stored item has it.
+const BLOCKED_BY: &str = "blockedBy";
 
 /// An item as it is shown.
 #[derive(Serialize)]
@@ -30,6 +34,9 @@ struct ItemView<'a> {
     reserved: i64,
     on_hand: i64,
     backordered: i64,
+    /// The order that waits first, when it holds back what is free.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    blocked_by: Option<&'a str>,
     reorder_point: i64,
     order_quantity_max: i64,
     unit_price: i64,
@@ -49,6 +56,7 @@ impl<'a> ItemView<'a> {
             reserved: int("reserved"),
             on_hand: int("onHand"),
             backordered: int("backordered"),
+            blocked_by: item.str(BLOCKED_BY),
             reorder_point: int("reorderPoint"),
             order_quantity_max: int("orderQuantityMax"),
             unit_price: int("unitPrice"),
@@ -90,8 +98,24 @@ fn sku<'a>(product: &'a str, model: &'a str) -> Result<Sku<'a>, Problem> {
 pub async fn find(app: &App, sku: &Sku<'_>) -> Result<Doc, Problem> {
     let query = Query::Get { table: TABLE, pk: sku.pk(), sk: sku.sk() };
     let Answer::Item(item) = app.query(query).await? else { return Err(odd()) };
-    let item = item.map(|(item, _)| flat_item(&item));
-    item.ok_or_else(|| Problem::not_found(format!("there is no item {sku}")))
+    let (item, _) = item.ok_or_else(|| Problem::not_found(format!("there is no item {sku}")))?;
+    shown(app, &item).await
+}
+
+/// An item as it is shown, with who holds back what is free: the first that waits for it.
+async fn shown(app: &App, item: &Doc) -> Result<Doc, Problem> {
+    let flat = flat_item(item);
+    let has = |name| item.int(name).is_some_and(|number| number > 0);
+    let Some(sku) = item.str("sku").filter(|_| has("quantity") && has("backordered")) else {
+        return Ok(flat);
+    };
+    let first = Query::First { table: TABLE, pk: format!("{BACKORDER}{sku}") };
+    let Answer::Item(first) = app.query(first).await? else { return Err(odd()) };
+    let order_id = first.as_ref().and_then(|(entry, _)| entry.str("orderId"));
+    Ok(match order_id {
+        Some(order_id) => flat.with(&[(BLOCKED_BY, Some(Field::Str(order_id)))]),
+        None => flat,
+    })
 }
 
 /// What `GET /inventory/items` takes.
@@ -112,7 +136,9 @@ pub async fn items(
     let value = "items".to_owned();
     let list = Query::List { table: TABLE, attribute: "catalog", value, before, limit };
     let Answer::Items(mut page) = app.query(list).await? else { return Err(odd()) };
-    page.iter_mut().for_each(|(item, _)| *item = flat_item(item));
+    for (item, _) in &mut page {
+        *item = shown(&app, item).await?;
+    }
     Ok(json_reply(StatusCode::OK, page_json(&page, limit, ItemView::of)))
 }
 

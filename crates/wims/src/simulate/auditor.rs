@@ -17,7 +17,7 @@ use super::inspection::{Findings, Inspection};
 use super::keys::{KeyBook, KeyedOrder};
 use super::payments::{Outcome, Payments};
 use super::{Fact, Request};
-use crate::domain::{TABLE, charge_key};
+use crate::domain::{TABLE, charge_key, lines};
 
 /// Errors of mails that no server takes; the only dead letters events may become.
 pub const MAIL_REJECTED: &str = "the mailbox does not exist";
@@ -220,6 +220,7 @@ impl Auditor {
                 ));
             }
         }
+        check_backorders(&self.books)?;
         self.orders.values().chain(self.receipts.values()).try_for_each(Tally::check)?;
         self.check_mails()?;
         self.check_queues(&findings, stage)
@@ -375,6 +376,53 @@ fn check_charges(order_id: &str, charges: usize) -> Verdict {
         return violated(format!("order {order_id} is charged {charges} times"));
     }
     Ok(())
+}
+
+/// At rest a queue holds orders that wait, each with what it wants; who waits is in a queue; and
+/// there is too little of something for who is first.
+fn check_backorders(books: &Books) -> Verdict {
+    for sku in books.backordered() {
+        for (order_id, quantity) in books.queue(sku) {
+            let wants = |order: &Doc| wanted(order, sku) == quantity && waits(order);
+            if !books.order(order_id).is_some_and(wants) {
+                return violated(format!("order {order_id} is in the queue of {sku} for nothing"));
+            }
+        }
+        let first = books.queue(sku).next().and_then(|(order_id, _)| books.order(order_id));
+        if let Some(order) = first.filter(|order| !is_short(books, order)) {
+            return violated(format!("there is enough for who waits first for {sku}: {order:?}"));
+        }
+    }
+    let is_queued = |order: &Doc| {
+        let order_id = text(order, "orderId");
+        lines(order)
+            .iter()
+            .any(|line| books.queue(&line.sku.to_string()).any(|(queued, _)| queued == order_id))
+    };
+    match books.orders().filter(|order| waits(order)).find(|order| !is_queued(order)) {
+        Some(order) => violated(format!("an order waits in no queue: {order:?}")),
+        None => Ok(()),
+    }
+}
+
+fn waits(order: &Doc) -> bool {
+    text(order, "inventoryStatus") == "BACKORDERED"
+}
+
+/// How many units of a sku an order is for.
+fn wanted(order: &Doc, sku: &str) -> i64 {
+    let lines = lines(order);
+    lines.iter().filter(|line| line.sku.to_string() == sku).map(|line| line.quantity).sum()
+}
+
+/// Whether there is too little of something for an order, or somebody before it waits for it.
+fn is_short(books: &Books, order: &Doc) -> bool {
+    let order_id = text(order, "orderId");
+    lines(order).iter().any(|line| {
+        let sku = line.sku.to_string();
+        let is_behind = books.queue(&sku).next().is_some_and(|(first, _)| first < order_id);
+        books.free(&sku) < line.quantity || is_behind
+    })
 }
 
 /// Every open order waits for something that may legitimately take its time.

@@ -16,8 +16,8 @@ use wims_stack::Doc;
 
 use super::payments::{Outcome, Payments};
 use crate::domain::{
-    CUSTOMER, DEFAULT_QUANTITY, FulfillmentStatus, INVENTORY, InventoryStatus, PaymentStatus,
-    States, charge_key, lines,
+    BACKORDER, CUSTOMER, DEFAULT_QUANTITY, FulfillmentStatus, INVENTORY, InventoryStatus,
+    PaymentStatus, States, charge_key, lines,
 };
 
 /// Which `inventoryStatus` may follow which.
@@ -67,7 +67,7 @@ struct Stock {
     backordered: i64,
     /// Quantities of orders that are RESERVED.
     promised: i64,
-    /// How many orders are BACKORDERED.
+    /// How many entries its queue has.
     waiting: i64,
     shipped: i64,
     received: i64,
@@ -109,6 +109,8 @@ pub struct Books {
     /// Traces of the records that have one.
     traces: BTreeMap<u64, TraceId>,
     stock: BTreeMap<String, Stock>,
+    /// Who waits for a sku, and for how many units: first who came first.
+    queues: BTreeMap<String, BTreeMap<String, i64>>,
     low: BTreeMap<String, Low>,
     new: Vec<New>,
 }
@@ -207,6 +209,23 @@ impl Books {
         items.map(|(_, item)| item)
     }
 
+    /// Who waits for a sku, and for how many units, first who came first.
+    pub fn queue(&self, sku: &str) -> impl Iterator<Item = (&str, i64)> {
+        let queue = self.queues.get(sku).into_iter().flatten();
+        queue.map(|(order_id, quantity)| (order_id.as_str(), *quantity))
+    }
+
+    /// Skus that somebody waits for.
+    pub fn backordered(&self) -> impl Iterator<Item = &str> {
+        let queues = self.queues.iter().filter(|(_, queue)| !queue.is_empty());
+        queues.map(|(sku, _)| sku.as_str())
+    }
+
+    /// How much of a sku is free.
+    pub fn free(&self, sku: &str) -> i64 {
+        self.stock.get(sku).map_or(0, |stock| stock.quantity)
+    }
+
     /// Items that ran low, and when each last did.
     pub fn low(&self) -> impl Iterator<Item = (&str, Low)> {
         self.low.iter().map(|(sku, low)| (sku.as_str(), *low))
@@ -280,6 +299,8 @@ impl Books {
         } else if key.0.starts_with(INVENTORY) {
             let Some(new) = new else { return violated(format!("{image:?} is removed")) };
             self.stock_changed(old, new)?;
+        } else if key.0.starts_with(BACKORDER) {
+            self.queue_changed(old, image, new.is_some())?;
         }
         match new {
             Some(new) => {
@@ -304,7 +325,9 @@ impl Books {
             Some(old) => check_moves(old, new)?,
         }
         check_states(new, payments)?;
-        self.count_stock(old.map_or("", |old| text(old, "inventoryStatus")), new);
+        let before = old.map_or("", |old| text(old, "inventoryStatus"));
+        self.check_turn(before, new)?;
+        self.count_stock(before, new);
         Ok(())
     }
 
@@ -316,8 +339,43 @@ impl Books {
             let changed = |status: &str| i64::from(after == status) - i64::from(before == status);
             stock.promised += line.quantity * changed("RESERVED");
             stock.shipped += line.quantity * changed("SHIPPED");
-            stock.waiting += changed("BACKORDERED");
         }
+    }
+
+    /// Nobody gets stock that somebody waits for who came before; one who is new, none that
+    /// anybody waits for.
+    fn check_turn(&self, before: &str, order: &Doc) -> Verdict {
+        let order_id = text(order, "orderId");
+        if before == "RESERVED" || text(order, "inventoryStatus") != "RESERVED" {
+            return Ok(());
+        }
+        for line in lines(order) {
+            let first = self.queue(&line.sku.to_string()).next().map(|(first, _)| first);
+            if first.is_some_and(|first| first < order_id || before == "UNRESERVED") {
+                let sku = line.sku;
+                return violated(format!(
+                    "order {order_id} overtakes {first:?}, who waits for {sku}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// An entry of a queue comes, or goes.
+    fn queue_changed(&mut self, old: Option<&Doc>, entry: &Doc, is_there: bool) -> Verdict {
+        if old.is_some() && is_there {
+            return violated(format!("the entry {entry:?} of a queue changes"));
+        }
+        let sku = text(entry, "pk").trim_start_matches(BACKORDER).to_owned();
+        let (order_id, quantity) = (text(entry, "sk"), entry.int("quantity").unwrap_or(0));
+        let queue = self.queues.entry(sku.clone()).or_default();
+        if is_there {
+            queue.insert(order_id.to_owned(), quantity);
+        } else {
+            queue.remove(order_id);
+        }
+        self.stock.entry(sku).or_default().waiting += if is_there { 1 } else { -1 };
+        Ok(())
     }
 
     fn stock_changed(&mut self, old: Option<&Doc>, new: &Doc) -> Verdict {

@@ -17,7 +17,7 @@ use crate::fns;
 use crate::stack::{Settings, wims_stack};
 
 /// Names of all planted bugs.
-pub const PLANTED: [&str; 12] = [
+pub const PLANTED: [&str; 13] = [
     "reply-before-sync",
     "skip-sync",
     "new-key-on-retry",
@@ -30,6 +30,7 @@ pub const PLANTED: [&str; 12] = [
     "charge-before-reserved",
     "double-charge",
     "reserve-again",
+    "backorder-wake-up-lost",
 ];
 
 /// A plan with a planted bug; `None` when there is none of that name.
@@ -62,6 +63,7 @@ pub fn plan_with(name: &str, orders: u64) -> Option<SimPlan> {
             plan.functions = plan.functions.with("prepare-payment", bug);
         }
         "reserve-again" => plan.stack = reserve_again,
+        "backorder-wake-up-lost" => plan.stack = wakes_at_an_empty_shelf_only,
         _ => return None,
     }
     Some(plan)
@@ -104,6 +106,16 @@ fn reserve_without_guard(input: &TaskInput<'_>) -> Result<Vec<Write>, TaskError>
 fn reserve_again(settings: &Settings) -> Stack {
     let mut stack = wims_stack(settings);
     stack.workflows.iter_mut().for_each(|workflow| drop_guard(&mut workflow.machine));
+    stack
+}
+
+/// Declares that who waits is looked at when stock comes to where there was none, as if nobody
+/// could wait for more than there is.
+fn wakes_at_an_empty_shelf_only(settings: &Settings) -> Stack {
+    let mut stack = wims_stack(settings);
+    let mut rules = stack.rules.iter_mut();
+    let rule = rules.find(|rule| rule.name == "BackordersRule").expect("it is declared");
+    rule.pattern.0["detail"]["data"]["OldImage"] = serde_json::json!({"quantity": [0]});
     stack
 }
 

@@ -160,12 +160,11 @@ impl Workload {
             Stage::Orders | Stage::Done => {}
         }
         let first = if self.stage == Stage::Orders { 0 } else { 60 };
+        // Where stock is scarce, little comes often: orders wait, and are served some at a time.
+        let (receives_from, most) = if self.is_scarce { (48, 40) } else { (60, 5_000) };
         match self.rng.u8(first..100) {
-            0..=59 => self.orders(),
-            60..=65 => {
-                let most = if self.is_scarce { 60 } else { 5_000 };
-                vec![Request::Receive { quantity: self.rng.i64(1..=most) }]
-            }
+            drawn if drawn < receives_from => self.orders(),
+            0..=65 => vec![Request::Receive { quantity: self.rng.i64(1..=most) }],
             66..=83 => match self.ready.pop() {
                 Some(order_id) => vec![Request::Ship { order_id }],
                 None => vec![Request::Look],

@@ -1,6 +1,7 @@
 //! Integration tests: the real binary, through the doors a user takes. One module a promise.
 
 mod answering;
+mod backorders;
 mod backup;
 mod bad_days;
 mod bad_input;

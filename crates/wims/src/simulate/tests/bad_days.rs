@@ -2,6 +2,7 @@
 //! mails the team gets of them. The stack and the functions are those of `serve`; the clock is
 //! told, and nothing goes wrong except what a test asks for.
 
+mod backorders;
 mod four_days;
 
 use std::collections::BTreeSet;
