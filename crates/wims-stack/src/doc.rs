@@ -252,6 +252,13 @@ impl<'a> View<'a> {
         }
     }
 
+    /// Whether this is a map one of whose names has this byte in it.
+    pub(crate) fn has_name_with(self, byte: u8) -> bool {
+        let is_map = matches!(self.bytes[0], MAP | WIDE_MAP);
+        // Most maps do not have the byte anywhere.
+        is_map && self.bytes.contains(&byte) && MapView::of(self.bytes).has_name_with(byte)
+    }
+
     /// The bytes of the text, if this is text.
     #[inline]
     pub fn text_bytes(self) -> Option<&'a [u8]> {

@@ -115,6 +115,16 @@ impl<'a> Node<'a> {
         }
     }
 
+    /// Whether this is a map one of whose names has a dot in it.
+    pub(crate) fn has_name_with_dot(&self) -> bool {
+        match *self {
+            Node::Tree(Tree::Map(entries)) => entries.iter().any(|(name, _)| name.contains('.')),
+            Node::Tree(Tree::Doc(doc)) => doc.view().has_name_with(b'.'),
+            Node::View(view) => view.has_name_with(b'.'),
+            Node::Str(_) | Node::Tree(Tree::Const(_)) => false,
+        }
+    }
+
     /// The text, if this is text.
     pub fn as_str(&self) -> Option<&'a str> {
         match self.kind() {

@@ -20,8 +20,10 @@ use crate::json;
 use crate::node::{EventView, Node, NodeKind, Tree};
 
 mod index;
+mod paths;
 
 pub use index::RuleIndex;
+use paths::{Paths, Place, Seen};
 
 /// Fewer than 16 significant digits survive a double, so such numbers need no closer look.
 const MANTISSA_SURELY_DOUBLE_BELOW: u128 = 1_000_000_000_000_000;
@@ -47,8 +49,11 @@ pub enum PatternError {
 pub struct CompiledPattern {
     /// Ascending by name: AWS chooses list elements in this order, `exists: false` depends on it.
     fields: Vec<Field>,
-    /// The same fields as a tree: what their paths share is walked once.
-    steps: Vec<Step>,
+    /// The fields, shallow first: source and detail type are the cheapest reasons to say no.
+    order: Vec<usize>,
+    /// For an event that meets this pattern alone, and where its fields end there.
+    paths: Paths,
+    ends: Vec<usize>,
 }
 
 impl Pattern {
@@ -70,24 +75,16 @@ impl CompiledPattern {
             .into_iter()
             .map(|(name, any_of)| Field { name: FieldName::new(name), any_of })
             .collect();
-        // Shallow first: source and detail type are the cheapest reasons to say no.
         let mut order: Vec<usize> = (0..fields.len()).collect();
         order.sort_by_key(|&index| fields[index].name.depth());
-        let mut steps = Vec::new();
-        for index in order {
-            let names: Vec<&str> = fields[index].name.joined.split('.').collect();
-            Step::add(&mut steps, &names, index);
-        }
-        CompiledPattern { fields, steps }
+        let mut paths = Paths::default();
+        let ends = fields.iter().map(|field| paths.add(&field.name)).collect();
+        CompiledPattern { fields, order, paths, ends }
     }
 
     /// Whether the event matches.
     pub fn matches(&self, event: &EventView<'_>) -> bool {
-        match self.walk(&self.steps, event, |name| event.field(name)) {
-            Verdict::Holds => true,
-            Verdict::Fails => false,
-            Verdict::Unsure => self.search(0, event, &mut Vec::new()),
-        }
+        self.holds(&self.order, &self.ends, &mut Seen::new(&self.paths, event))
     }
 
     /// The texts allowed at a path, when nothing else is; `None` when it is not constrained so.
@@ -243,7 +240,7 @@ fn is_double(number: Decimal) -> bool {
     double.and_then(|double| double.to_string().parse::<Decimal>().ok()) == Some(number)
 }
 
-/// What the walk along plain names can say.
+/// What plain names can say of a field.
 enum Verdict {
     Holds,
     Fails,
@@ -251,87 +248,48 @@ enum Verdict {
     Unsure,
 }
 
-/// One name on the paths of a pattern.
-#[derive(Clone, Debug)]
-struct Step {
-    name: String,
-    /// The field that ends here.
-    field: Option<usize>,
-    deeper: Vec<Step>,
-}
-
-impl Step {
-    fn add(steps: &mut Vec<Step>, names: &[&str], field: usize) {
-        let Some((name, deeper)) = names.split_first() else { return };
-        let at = match steps.iter().position(|step| step.name == *name) {
-            Some(at) => at,
-            None => {
-                steps.push(Step { name: (*name).to_string(), field: None, deeper: Vec::new() });
-                steps.len() - 1
-            }
-        };
-        if deeper.is_empty() {
-            steps[at].field = Some(field);
-        } else {
-            Step::add(&mut steps[at].deeper, deeper, field);
-        }
-    }
-}
-
-/// The fast way: names as they are, each looked up once, no lists.
+/// The fast way: names as they are, no lists.
 impl CompiledPattern {
-    fn walk<'a>(
-        &self,
-        steps: &[Step],
-        event: &EventView<'a>,
-        find: impl Fn(&str) -> Option<Node<'a>>,
-    ) -> Verdict {
-        let mut verdict = Verdict::Holds;
-        for step in steps {
-            match self.walk_step(step, event, find(&step.name)) {
+    /// Whether an event matches of which something may be known; `ends` says where the fields end
+    /// among the steps it is known by, `order` which of them are still to be looked at.
+    fn holds(&self, order: &[usize], ends: &[usize], seen: &mut Seen<'_, '_>) -> bool {
+        let mut is_sure = true;
+        for &index in order {
+            match self.fields[index].verdict(ends[index], seen) {
                 Verdict::Holds => {}
-                Verdict::Fails => return Verdict::Fails,
-                Verdict::Unsure => verdict = Verdict::Unsure,
+                Verdict::Fails => return false,
+                Verdict::Unsure => is_sure = false,
             }
         }
-        verdict
-    }
-
-    fn walk_step<'a>(&self, step: &Step, event: &EventView<'a>, at: Option<Node<'a>>) -> Verdict {
-        let kind = at.map(|node| node.kind());
-        if kind == Some(NodeKind::List) {
-            return Verdict::Unsure;
-        }
-        // Only leaves exist: a map at the end of a path is nothing.
-        let leaf = kind.filter(|kind| *kind != NodeKind::Map);
-        let here = match step.field {
-            Some(index) => verdict_on(&self.fields[index], leaf, event),
-            None => Verdict::Holds,
-        };
-        match here {
-            Verdict::Holds => {
-                self.walk(&step.deeper, event, |name| at.and_then(|node| node.get(name)))
-            }
-            Verdict::Fails | Verdict::Unsure => here,
-        }
+        is_sure || self.search(0, seen.event(), &mut Vec::new())
     }
 }
 
-/// What a field's own value says, unless a value under joined names (`{"a.b": 1}` for `a.b`) has
-/// a say as well; those are looked for only where they could change the answer.
-fn verdict_on(field: &Field, leaf: Option<NodeKind<'_>>, event: &EventView<'_>) -> Verdict {
-    let holds = leaf.map_or_else(|| field.accepts_absence(), |value| field.accepts(value));
-    if holds && leaf.is_some() {
-        return Verdict::Holds;
-    }
-    // The envelope joins no names, so there must be two below it.
-    let name = &field.name;
-    let has_another = name.depth() > 2
-        && name.values(event, &mut Vec::new(), |value, _| leaf.is_none() || field.accepts(value));
-    match (has_another, holds) {
-        (true, _) => Verdict::Unsure,
-        (false, true) => Verdict::Holds,
-        (false, false) => Verdict::Fails,
+impl Field {
+    /// What the field's own value says, unless a value under joined names (`{"a.b": 1}` for `a.b`)
+    /// has a say as well; those are looked for only where they could change the answer.
+    fn verdict(&self, end: usize, seen: &mut Seen<'_, '_>) -> Verdict {
+        let leaf = match seen.at(end) {
+            Place::InList => return Verdict::Unsure,
+            // Only leaves exist: a map at the end of a path is nothing.
+            Place::Absent | Place::At(_, NodeKind::Map) => None,
+            Place::At(_, kind) => Some(kind),
+        };
+        let holds = leaf.map_or_else(|| self.accepts_absence(), |value| self.accepts(value));
+        if holds && leaf.is_some() {
+            return Verdict::Holds;
+        }
+        // The envelope joins no names, so there must be two below it.
+        let has_another = self.name.depth() > 2
+            && seen.joins(end)
+            && self.name.values(seen.event(), &mut Vec::new(), |value, _| {
+                leaf.is_none() || self.accepts(value)
+            });
+        match (has_another, holds) {
+            (true, _) => Verdict::Unsure,
+            (false, true) => Verdict::Holds,
+            (false, false) => Verdict::Fails,
+        }
     }
 }
 

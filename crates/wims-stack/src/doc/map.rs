@@ -23,6 +23,11 @@ impl<'a> MapView<'a> {
         Some(raw)
     }
 
+    /// Whether a name has this byte in it.
+    pub(super) fn has_name_with(mut self, byte: u8) -> bool {
+        std::iter::from_fn(|| self.next_raw()).any(|raw| split(raw).0.contains(&byte))
+    }
+
     pub(super) fn of(map: &'a [u8]) -> MapView<'a> {
         let rest = if map[0] == MAP { Marked::of(map).entries() } else { &map[5..] };
         MapView { rest }

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{CompiledPattern, Field, FieldName};
+use super::{CompiledPattern, Field, FieldName, Paths, Place, Seen};
 use crate::node::{EventView, NodeKind};
 
 /// How often a [`RuleIndex`] splits rules by text: source, detail type and one field more. Each
@@ -14,20 +14,28 @@ const SPLITS_MAX: usize = 3;
 #[derive(Clone, Debug)]
 pub struct RuleIndex {
     patterns: Vec<CompiledPattern>,
+    /// What all of them ask for, and where the fields of each end there.
+    paths: Paths,
+    ends: Vec<Vec<usize>>,
     pub(super) root: Bucket,
 }
 
 impl RuleIndex {
     /// An index over these patterns; they are known by their position.
     pub fn new(patterns: Vec<CompiledPattern>) -> RuleIndex {
-        let root = Bucket::new(&patterns, (0..patterns.len()).collect(), &[]);
-        RuleIndex { patterns, root }
+        let mut paths = Paths::default();
+        let mut ends = Vec::with_capacity(patterns.len());
+        for pattern in &patterns {
+            ends.push(pattern.fields.iter().map(|field| paths.add(&field.name)).collect());
+        }
+        let root = Bucket::new(&patterns, (0..patterns.len()).collect(), &[], &mut paths);
+        RuleIndex { patterns, paths, ends, root }
     }
 
     /// Appends the positions of all patterns that match, ascending.
     pub fn matching(&self, event: &EventView<'_>, found: &mut Vec<usize>) {
         let start = found.len();
-        self.collect(&self.root, event, found);
+        self.collect(&self.root, &mut Seen::new(&self.paths, event), found);
         found[start..].sort_unstable();
         // Several texts in one list can lead to one rule several times.
         let (mut at, mut last) = (0, None);
@@ -37,32 +45,58 @@ impl RuleIndex {
         });
     }
 
-    fn collect(&self, bucket: &Bucket, event: &EventView<'_>, found: &mut Vec<usize>) {
+    fn collect(&self, bucket: &Bucket, seen: &mut Seen<'_, '_>, found: &mut Vec<usize>) {
         match bucket {
             Bucket::Rules(rules) => {
-                found.extend(rules.iter().filter(|&&rule| self.patterns[rule].matches(event)));
+                for Left { rule, fields } in rules {
+                    if self.patterns[*rule].holds(fields, &self.ends[*rule], seen) {
+                        found.push(*rule);
+                    }
+                }
             }
-            Bucket::Split { name, by_text, rest } => {
-                let mut collect_under = |value: NodeKind<'_>| {
-                    if let NodeKind::Str(text) = value
+            Bucket::Split { name, end, by_text, rest } => {
+                let place = seen.at(*end);
+                let is_plain = !matches!(place, Place::InList) && !seen.joins(*end);
+                if is_plain {
+                    if let Place::At(_, NodeKind::Str(text)) = place
                         && let Some(bucket) = by_text.get(text)
                     {
-                        self.collect(bucket, event, found);
-                    }
-                };
-                if name.depth() == 1 {
-                    if let Some(node) = event.field(&name.joined) {
-                        collect_under(node.kind());
+                        self.collect(bucket, seen, found);
                     }
                 } else {
-                    name.values(event, &mut Vec::new(), |value, _| {
-                        collect_under(value);
+                    let event = *seen.event();
+                    name.values(&event, &mut Vec::new(), |value, _| {
+                        if let NodeKind::Str(text) = value
+                            && let Some(bucket) = by_text.get(text)
+                        {
+                            self.collect(bucket, seen, found);
+                        }
                         false
                     });
                 }
-                self.collect(rest, event, found);
+                self.collect(rest, seen, found);
             }
         }
+    }
+}
+
+/// What is left of a rule where the way through an index ends.
+#[derive(Clone, Debug)]
+pub(super) struct Left {
+    pub(super) rule: usize,
+    /// Its fields that are not decided on the way, in the order they are looked at.
+    fields: Vec<usize>,
+}
+
+impl Left {
+    /// The envelope has one value of each name, so a text found on the way decides the field. Below
+    /// it there may be several, and which of them holds is decided with the other fields.
+    fn of(pattern: &CompiledPattern, rule: usize, decided: &[&str]) -> Left {
+        let is_left = |field: &usize| {
+            let name = &pattern.fields[*field].name;
+            name.depth() > 1 || !decided.contains(&name.joined.as_str())
+        };
+        Left { rule, fields: pattern.order.iter().copied().filter(is_left).collect() }
     }
 }
 
@@ -70,16 +104,23 @@ impl RuleIndex {
 #[derive(Clone, Debug)]
 pub(super) enum Bucket {
     /// To be tried one by one.
-    Rules(Vec<usize>),
+    Rules(Vec<Left>),
     /// Told apart by the text of a field: rules that want exactly this text (one that takes several
-    /// is in several buckets) and the rest, which want other things there or nothing.
-    Split { name: FieldName, by_text: BTreeMap<String, Bucket>, rest: Box<Bucket> },
+    /// is in several buckets) and the rest, which want other things there or nothing. `end` is where
+    /// the field ends among the paths of the index.
+    Split { name: FieldName, end: usize, by_text: BTreeMap<String, Bucket>, rest: Box<Bucket> },
 }
 
 impl Bucket {
-    fn new(patterns: &[CompiledPattern], rules: Vec<usize>, decided: &[&str]) -> Bucket {
+    fn new(
+        patterns: &[CompiledPattern],
+        rules: Vec<usize>,
+        decided: &[&str],
+        paths: &mut Paths,
+    ) -> Bucket {
         let Some(name) = best_split(patterns, &rules, decided) else {
-            return Bucket::Rules(rules);
+            let left = |rule| Left::of(&patterns[rule], rule, decided);
+            return Bucket::Rules(rules.into_iter().map(left).collect());
         };
         let mut by_text: BTreeMap<String, Vec<usize>> = BTreeMap::new();
         let mut rest = Vec::new();
@@ -94,10 +135,11 @@ impl Bucket {
         let inner = [decided, &[name]].concat();
         let by_text = by_text
             .into_iter()
-            .map(|(text, rules)| (text, Bucket::new(patterns, rules, &inner)))
+            .map(|(text, rules)| (text, Bucket::new(patterns, rules, &inner, paths)))
             .collect();
-        let rest = Box::new(Bucket::new(patterns, rest, decided));
-        Bucket::Split { name: FieldName::new(name.to_string()), by_text, rest }
+        let rest = Box::new(Bucket::new(patterns, rest, decided, paths));
+        let name = FieldName::new(name.to_string());
+        Bucket::Split { end: paths.add(&name), name, by_text, rest }
     }
 }
 

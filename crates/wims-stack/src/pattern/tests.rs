@@ -458,5 +458,5 @@ fn an_index_over_one_shared_shape_tells_source_type_and_one_leaf_apart() {
         assert_eq!(split.joined, name);
         bucket = &by_text[text];
     }
-    assert!(matches!(bucket, Bucket::Rules(rules) if *rules == [1]));
+    assert!(matches!(bucket, Bucket::Rules(rules) if rules.len() == 1 && rules[0].rule == 1));
 }
