@@ -167,6 +167,16 @@ impl Items {
             .filter(move |item| text_bytes(&item.doc, attribute) == value)
     }
 
+    /// Whether the table declares an ordered index for such a partition.
+    pub fn is_ordered(&self, pk: &str) -> bool {
+        self.ordered(pk).is_some()
+    }
+
+    fn ordered(&self, pk: &str) -> Option<&ItemIndex> {
+        let mut indexes = self.indexes.iter();
+        indexes.find(|index| index.index.ordered && pk.starts_with(&index.index.prefix))
+    }
+
     /// Items of a partition behind a sort key, in the order of their sort keys.
     ///
     /// # Panics
@@ -176,9 +186,7 @@ impl Items {
         pk: &str,
         after_sk: &str,
     ) -> impl Iterator<Item = &'a Item> + use<'a> {
-        let covers =
-            |index: &&ItemIndex| index.index.ordered && pk.starts_with(&index.index.prefix);
-        let index = self.indexes.iter().find(covers);
+        let index = self.ordered(pk);
         let index = index.expect("a partition is read by sort key under a declared prefix");
         let behind: (Bound<&[u8]>, Bound<&[u8]>) =
             (Bound::Excluded(after_sk.as_bytes()), Bound::Unbounded);

@@ -195,6 +195,7 @@ impl Keys {
     /// written again between what was new then.
     pub fn sort(&mut self, clock_ms: u64) {
         if !self.is_disordered {
+            self.forget(clock_ms, usize::MAX);
             return;
         }
         let all = std::mem::take(self);

@@ -39,7 +39,9 @@ impl Engine {
                 Answer::Item(item.map(with_creation))
             }
             Query::First { table, pk } => {
-                let item = self.items_of(table).and_then(|items| items.query(&pk, "").next());
+                // A stack without the index has no order to ask for.
+                let items = self.items_of(table).filter(|items| items.is_ordered(&pk));
+                let item = items.and_then(|items| items.query(&pk, "").next());
                 Answer::Item(item.map(with_creation))
             }
             Query::List { table, attribute, value, before, limit } => {

@@ -223,6 +223,9 @@ fn keys_that_a_recovery_meets_in_disorder_expire_in_order() {
     keys.sort(5);
     let order: Vec<u64> = keys.from(0).map(|(_, keyed)| keyed.expires_ms).collect();
     assert_eq!(order, [10, 20, 40, 50]);
+    // In order already, a life that begins later has none that is over.
+    keys.sort(15);
+    assert_eq!(keys.len(), 3);
     keys.forget(25, usize::MAX);
     assert_eq!((keys.get(hash(20)), keys.get(hash(40)).is_some()), (None, true));
 }

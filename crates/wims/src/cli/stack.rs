@@ -16,7 +16,7 @@ use crate::cli::{EXIT_CONFIG, Failure, say};
 use crate::constructs::observability::LOG_RETENTION_HOURS;
 use crate::constructs::payments_api::{PAYMENTS_API, PaymentsPace};
 use crate::domain::{
-    BUSINESS_SOURCE, CDC_EVENT, CONTACT, CONTACT_OF, CUSTOMER, INVENTORY, PROJECT_SOURCE,
+    BACKORDER, BUSINESS_SOURCE, CDC_EVENT, CONTACT, CONTACT_OF, CUSTOMER, INVENTORY, PROJECT_SOURCE,
 };
 use crate::fns;
 use crate::fns::cdc_enrichment::BUSINESS_EVENTS;
@@ -133,11 +133,12 @@ fn unserved(stack: &Stack) -> Vec<Finding> {
         let why = check_mail_address(email).err()?;
         Some(error(format!("topic/{topic}"), format!("mails {email}: {why}")))
     });
-    let contacts = stack.tables.iter().flat_map(|table| {
+    let tables = stack.tables.iter().flat_map(|table| {
         let name = format!("table/{}", table.name.name());
-        exposed_contacts(table).into_iter().map(move |why| error(name.clone(), why))
+        let lacks = exposed_contacts(table).into_iter().chain(lost_queues(table));
+        lacks.map(move |why| error(name.clone(), why))
     });
-    others.chain(routes).chain(mails).chain(contacts).collect()
+    others.chain(routes).chain(mails).chain(tables).collect()
 }
 
 /// Why what is personal of an order would get into events, or would not be found to be erased.
@@ -150,6 +151,15 @@ fn exposed_contacts(table: &Table) -> Vec<String> {
     let unfound = format!("{CONTACT} has no index {CONTACT_OF}: nothing would be erased");
     let checks = [(is_unstreamed, streamed), (is_found, unfound)];
     checks.into_iter().filter(|(holds, _)| !holds).map(|(_, why)| why).collect()
+}
+
+/// Why those who wait for stock would not be found in their order.
+fn lost_queues(table: &Table) -> Option<String> {
+    let mut indexes = table.indexes.iter();
+    let is_ordered =
+        indexes.any(|index| index.ordered && BACKORDER.starts_with(index.prefix.as_str()));
+    let why = "has no ordered index: orders that wait for stock would never be filled";
+    (!is_ordered).then(|| format!("{BACKORDER} {why}"))
 }
 
 /// Why a route is none of those that `serve` has; the router is part of the program.

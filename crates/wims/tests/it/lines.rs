@@ -403,7 +403,7 @@ fn the_command_line_places_orders_of_lines() {
 }
 
 #[test]
-fn a_stack_that_would_stream_contact_data_or_not_find_it_is_refused() {
+fn a_stack_that_would_stream_contact_data_or_not_find_it_or_who_waits_is_refused() {
     let folder = Folder::new("exposed");
     let path = folder.join("stack.json");
     let check = |stack: &Value| {
@@ -415,6 +415,7 @@ fn a_stack_that_would_stream_contact_data_or_not_find_it_is_refused() {
     for (part, gone, words) in [
         ("unstreamed", json!("CONTACT#"), "CONTACT# is not unstreamed"),
         ("indexes", json!("contactOf"), "CONTACT# has no index contactOf"),
+        ("indexes", json!("sk"), "BACKORDER# has no ordered index"),
     ] {
         let mut stack = sound.clone();
         let list = stack["tables"][0][part].as_array_mut().expect("a list");
