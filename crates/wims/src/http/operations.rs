@@ -275,6 +275,11 @@ fn exposition(status: &Status, leftovers: &[LeftoverRow]) -> String {
         &leftovers.iter().map(kept).collect::<Vec<_>>(),
     );
     gauge("wims_sweeps_total", "Sweeps finished.", &one(status.sweeps));
+    gauge(
+        "wims_mails_to_nobody_total",
+        "Events that are mailed to whom they are about and found no address, or were mailed before.",
+        &one(status.mails_to_nobody),
+    );
     gauge("wims_executions_waiting", "Executions that wait.", &one(status.executions as u64));
     gauge("wims_closed_waiting", "Closed, not in history.", &one(status.closed_waiting as u64));
     gauge("wims_memory_bytes", "Estimated memory by kind.", &by("kind", &status.memory));
