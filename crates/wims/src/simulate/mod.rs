@@ -232,6 +232,7 @@ fn settings(rng: &mut Rng) -> Settings {
         team_email: "theteam@ourcompany.com".into(),
         payments,
         log_retention_hours: LOG_RETENTION_HOURS,
+        customer_mails: true,
     }
 }
 
