@@ -1,11 +1,12 @@
 //! CustomerNotices: mails the customer of an order what became of it.
 //!
 //! The article tells nobody but the team. Pattern: asynchronous bus turned into a broadcast, with a
-//! queue of mails behind. The rules hear what happened to orders that came with contact data; the
+//! queue of mails behind. The rules hear what happened to orders that came with contact data, and that stock is
+//! reserved only of those that waited for it; the
 //! address is in no event, it is looked up when the mail is made. The last notice of an order
 //! deletes its contact data, so these rules stay where customers are mailed nothing.
 
-use serde_json::{Value, json};
+use serde_json::json;
 use wims_stack::{
     BusRef, FunctionRef, Notices, Pattern, Queue, QueueRef, Redrive, Rule, Stack, TableRef, Target,
     TargetRef, TargetRetry, Topic, TopicRef,
@@ -15,14 +16,13 @@ use crate::domain::BUSINESS_SOURCE;
 use crate::fns::cdc_enrichment::BUSINESS_EVENTS;
 use crate::fns::function;
 
-/// Rules and the events they hear. A rule whose event nothing publishes yet is not declared.
-const RULES: [(&str, &str); 6] = [
-    ("BackorderedNoticeRule", "order.backordered"),
-    ("BackInStockNoticeRule", "stock.reserved"),
-    ("PaymentDeclinedNoticeRule", "payment.declined"),
-    ("CanceledNoticeRule", "order.canceled"),
-    ("RefundedNoticeRule", "payment.refunded"),
-    ("ShippedNoticeRule", "order.shipped"),
+/// What customers are told; an event that nothing publishes yet is left out.
+const TOLD: [&str; 5] = [
+    "order.backordered",
+    "payment.declined",
+    "order.canceled",
+    "payment.refunded",
+    "order.shipped",
 ];
 
 /// What it needs.
@@ -63,14 +63,22 @@ impl CustomerNotices {
                 outcome: function("customer-notified"),
             }],
         });
-        let published = RULES.into_iter().filter(|(_, event)| BUSINESS_EVENTS.contains(event));
-        stack.rules.extend(published.map(|(name, event)| Rule {
+        let told = TOLD.into_iter().filter(|event| BUSINESS_EVENTS.contains(event));
+        let rules = [
+            ("CustomerNoticesRule", told.collect(), json!({"hasContact": [true]})),
+            (
+                "BackInStockRule",
+                vec!["stock.reserved"],
+                json!({"filledAt": [{"exists": true}], "hasContact": [true]}),
+            ),
+        ];
+        stack.rules.extend(rules.map(|(name, events, detail)| Rule {
             name: name.into(),
             bus: props.bus.clone(),
             pattern: Pattern(json!({
                 "source": [BUSINESS_SOURCE],
-                "detail-type": [event],
-                "detail": of_whom(event)
+                "detail-type": events,
+                "detail": detail
             })),
             targets: vec![Target {
                 to: TargetRef::Topic(topic.clone()),
@@ -79,14 +87,5 @@ impl CustomerNotices {
             }],
         }));
         CustomerNotices
-    }
-}
-
-/// Which orders an event is told of: those with contact data, and that stock is reserved only where
-/// that took its time.
-fn of_whom(event: &str) -> Value {
-    match event {
-        "stock.reserved" => json!({"filledAt": [{"exists": true}], "hasContact": [true]}),
-        _ => json!({"hasContact": [true]}),
     }
 }
