@@ -141,3 +141,197 @@ impl Engine {
         DeliveryInput { message: body, reads, now_ms: self.now.wall_ms }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use wims_stack::{
+        Action, Field, FunctionRef, Notices, Queue, QueueRef, Redrive, Stack, TableRef, TargetRef,
+        Topic, TopicRef,
+    };
+
+    use super::*;
+    use crate::engine::Cause;
+    use crate::functions::{Function, Functions};
+    use crate::io::MailResult;
+    use crate::mails::Mails;
+    use crate::quiet::{self, Quiet};
+
+    /// Each new item is a notice.
+    fn stack() -> Stack {
+        let (topic, queue) = (TopicRef::new("news"), QueueRef::new("mails"));
+        let mut stack = quiet::stack(TargetRef::Topic(topic.clone()));
+        stack.tables[0].unstreamed.push("TOLD#".into());
+        stack.queues.push(Queue {
+            name: queue.clone(),
+            visibility_timeout_ms: 30_000,
+            redrive: Some(Redrive { dead_letters: QueueRef::new("dead"), receive_count_max: 2 }),
+            alarm: None,
+        });
+        let notices = Notices {
+            queue,
+            table: TableRef::new("T"),
+            notice: FunctionRef::new("notify"),
+            outcome: FunctionRef::new("noticed"),
+        };
+        stack.topics.push(Topic { name: topic, subscriptions: Vec::new(), notices: vec![notices] });
+        stack
+    }
+
+    fn functions() -> Functions {
+        quiet::functions()
+            .with("notify", Function::Notice(Arc::new(notify)))
+            .with("noticed", Function::Noticed(noticed))
+    }
+
+    /// The `sk` of the item an event is about.
+    fn sk(input: &DeliveryInput<'_>) -> String {
+        let item = input.message.part("detail").expect("an item");
+        item.str("sk").expect("a key").to_owned()
+    }
+
+    /// Writes to somebody about an item, under what its `sk` begins with, unless that was done.
+    fn notify(input: &DeliveryInput<'_>) -> Notice {
+        let sk = sk(input);
+        let key = sk.split('-').next().unwrap_or("").to_owned();
+        let is_told = input.reads.get(&format!("TOLD#{key}"), "x").is_some();
+        if is_told || key == "nobody" {
+            let writes = if is_told { Vec::new() } else { vec![note(&key, "nobody")] };
+            return Notice::Nobody { writes };
+        }
+        assert_ne!(key, "bug");
+        let text = MailText { subject: sk, text: "text".into(), html: Some("html".into()) };
+        Notice::Mail { to: "ada@localhost".into(), key, text }
+    }
+
+    fn noticed(input: &DeliveryInput<'_>, end: NoticeEnd) -> Vec<Write> {
+        let sk = sk(input);
+        match sk.split('-').next().unwrap_or("") {
+            // Of the items that have a stream.
+            "wrong" => vec![Write { pk: "a".into(), sk, condition: None, action: Action::Delete }],
+            key => vec![note(key, &format!("{end:?}"))],
+        }
+    }
+
+    fn note(key: &str, end: &str) -> Write {
+        let pk = format!("TOLD#{key}");
+        let item = Doc::object(&[
+            ("end", Field::Str(end)),
+            ("pk", Field::Str(&pk)),
+            ("sk", Field::Str("x")),
+        ]);
+        Write { pk, sk: "x".into(), condition: None, action: Action::Put(item) }
+    }
+
+    fn tell(quiet: &mut Quiet, sk: &str) {
+        quiet.put(sk);
+        quiet.pass_ms(10);
+    }
+
+    /// How the last mail went.
+    fn answer(quiet: &mut Quiet, result: &MailResult) {
+        let mail = quiet.mails.last().expect("a mail is under way").mail.clone();
+        quiet.engine.mailed(&mail, result);
+        quiet.pass_ms(10);
+    }
+
+    /// How the notice with a key ended, as was written.
+    fn end(quiet: &Quiet, key: &str) -> Option<String> {
+        let table = quiet.engine.state.number("table/T").expect("it is declared");
+        let item = quiet.engine.state.table(table).get(&format!("TOLD#{key}"), "x")?;
+        item.doc.str("end").map(str::to_owned)
+    }
+
+    fn begin_new_life(quiet: &mut Quiet) {
+        quiet.engine.mails = Mails::default();
+        quiet.engine.release_held();
+        quiet.pass_ms(10);
+    }
+
+    #[test]
+    fn a_notice_goes_to_whom_it_is_about_and_its_end_is_written() {
+        let mut quiet = Quiet::start(&stack(), &functions());
+        tell(&mut quiet, "1");
+        let [mail] = quiet.mails.as_slice() else { panic!("one mail: {:?}", quiet.mails) };
+        assert_eq!((mail.to.as_str(), mail.message_id.as_str()), ("ada@localhost", "1@wims"));
+        assert_eq!(mail.html.as_deref(), Some("html"));
+        assert_eq!(end(&quiet, "1"), None, "nobody has said yes");
+        answer(&mut quiet, &MailResult::Sent);
+        assert_eq!(end(&quiet, "1").as_deref(), Some("Sent"));
+        assert!(quiet.messages("mails").is_empty());
+        // The same once more, and one with nobody to go to.
+        ["1-again", "nobody"].into_iter().for_each(|sk| tell(&mut quiet, sk));
+        assert_eq!(quiet.mails.len(), 1);
+        assert_eq!(end(&quiet, "nobody").as_deref(), Some("nobody"));
+        assert_eq!(quiet.engine.mails.to_nobody, 2);
+        assert!(quiet.messages("mails").is_empty());
+    }
+
+    #[test]
+    fn of_two_messages_with_a_key_one_is_mailed_also_while_it_is_under_way() {
+        let mut quiet = Quiet::start(&stack(), &functions());
+        ["1-a", "1-b", "2"].into_iter().for_each(|sk| tell(&mut quiet, sk));
+        let ids: Vec<&str> = quiet.mails.iter().map(|mail| mail.message_id.as_str()).collect();
+        assert_eq!(ids, ["1@wims", "2@wims"]);
+        assert_eq!(quiet.messages("mails").len(), 2, "the other one is gone");
+    }
+
+    #[test]
+    fn a_notice_of_a_former_life_is_mailed_again_under_its_message_id() {
+        let mut quiet = Quiet::start(&stack(), &functions());
+        tell(&mut quiet, "1");
+        begin_new_life(&mut quiet);
+        assert_eq!(quiet.mails.len(), 2, "whether it arrived nobody knows");
+        assert_eq!(quiet.mails[0].message_id, quiet.mails[1].message_id);
+        answer(&mut quiet, &MailResult::Sent);
+        begin_new_life(&mut quiet);
+        assert_eq!(quiet.mails.len(), 2);
+    }
+
+    #[test]
+    fn a_notice_that_is_given_up_is_a_dead_letter_and_its_end_is_written() {
+        let mut quiet = Quiet::start(&stack(), &functions());
+        tell(&mut quiet, "1");
+        answer(&mut quiet, &MailResult::Rejected("no".into()));
+        assert_eq!(end(&quiet, "1").as_deref(), Some("GivenUp"));
+        tell(&mut quiet, "2");
+        answer(&mut quiet, &MailResult::Retry("busy".into()));
+        assert_eq!(end(&quiet, "2"), None, "it is tried again");
+        quiet.pass_ms(60_000);
+        assert_eq!(quiet.mails.len(), 3);
+        answer(&mut quiet, &MailResult::Retry("busy".into()));
+        assert_eq!(end(&quiet, "2").as_deref(), Some("GivenUp"));
+        assert_eq!(quiet.messages("dead").len(), 2);
+        assert!(quiet.messages("mails").is_empty());
+    }
+
+    #[test]
+    fn a_function_with_a_bug_makes_a_dead_letter_and_holds_up_no_other() {
+        let mut quiet = Quiet::start(&stack(), &functions());
+        ["bug", "wrong"].into_iter().for_each(|sk| tell(&mut quiet, sk));
+        answer(&mut quiet, &MailResult::Sent);
+        tell(&mut quiet, "1");
+        answer(&mut quiet, &MailResult::Sent);
+        assert_eq!(end(&quiet, "1").as_deref(), Some("Sent"));
+        let dead = quiet.messages("dead");
+        let code = |at: usize| dead[at].attributes.as_deref().and_then(|a| a.str("ERROR_CODE"));
+        assert_eq!([code(0), code(1)], [Some(PANICKED), Some(INVALID_WRITES)]);
+        assert_eq!(quiet.item("wrong").str("sk"), Some("wrong"), "nothing was written");
+    }
+
+    #[test]
+    fn a_replay_of_an_event_mails_nobody() {
+        let mut quiet = Quiet::start(&stack(), &functions());
+        let (plan, item) = (quiet.engine.plan.clone(), quiet::item("1"));
+        let event = wims_stack::EventView {
+            source: "t",
+            detail_type: "new",
+            detail: wims_stack::Node::View(item.view()),
+        };
+        let cause = Cause { replay: true, ..Cause::default() };
+        quiet.engine.publish_to_topic(&plan, 0, &event, cause);
+        quiet.pass_ms(10);
+        assert!(quiet.mails.is_empty() && quiet.messages("mails").is_empty());
+    }
+}

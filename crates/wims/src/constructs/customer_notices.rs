@@ -1,10 +1,10 @@
 //! CustomerNotices: mails the customer of an order what became of it.
 //!
 //! The article tells nobody but the team. Pattern: asynchronous bus turned into a broadcast, with a
-//! queue of mails behind. The rules hear what happened to orders that came with contact data, and that stock is
-//! reserved only of those that waited for it; the
-//! address is in no event, it is looked up when the mail is made. The last notice of an order
-//! deletes its contact data, so these rules stay where customers are mailed nothing.
+//! queue of mails behind. The rules hear what happened to orders that came with contact data, and
+//! that stock is reserved only of those that waited for it; the address is in no event, it is looked
+//! up when the mail is made. The last notice of an order deletes its contact data, so these rules
+//! stay where customers are mailed nothing.
 
 use serde_json::json;
 use wims_stack::{
@@ -64,8 +64,9 @@ impl CustomerNotices {
             }],
         });
         let told = TOLD.into_iter().filter(|event| BUSINESS_EVENTS.contains(event));
+        let told: Vec<&str> = told.collect();
         let rules = [
-            ("CustomerNoticesRule", told.collect(), json!({"hasContact": [true]})),
+            ("CustomerNoticesRule", told, json!({"hasContact": [true]})),
             (
                 "BackInStockRule",
                 vec!["stock.reserved"],
