@@ -25,7 +25,7 @@ use wims_stack::check::FunctionKind;
 use wims_stack::{Action, Condition, Doc, FunctionRef, Update, Write};
 
 /// All plain functions, by the names constructs refer to.
-const ALL: [(&str, Function); 16] = [
+static ALL: [(&str, Function); 16] = [
     ("create-order", Function::Route(orders::create_order)),
     ("ship-order", Function::Route(orders::ship_order)),
     ("erase-contacts", Function::Route(contacts::erase_contacts)),
