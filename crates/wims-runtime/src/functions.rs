@@ -5,6 +5,7 @@
 //! so a replayed or simulated run is the same run.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use wims_stack::{Doc, EventView, FunctionRef, Tree, Write};
 
@@ -152,7 +153,8 @@ pub struct TaskError {
     pub cause: String,
 }
 
-/// What the functions of an API pipe get.
+/// What the functions of an API pipe get, and those of notices, whose messages are events
+/// `{source, detail-type, detail}`.
 pub struct DeliveryInput<'a> {
     /// The message.
     pub message: &'a Doc,
@@ -219,6 +221,37 @@ pub struct MailText {
     pub subject: String,
     /// The text.
     pub text: String,
+    /// The same as HTML, for readers who prefer it.
+    pub html: Option<String>,
+}
+
+/// What becomes of an event that is mailed to whom it is about.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Notice {
+    /// A mail.
+    Mail {
+        /// The address.
+        to: String,
+        /// Who is told of what: two messages of one key are one mail, and it is in its
+        /// Message-ID. A few dozen letters, digits, dots and dashes, nothing personal.
+        key: String,
+        /// What it says.
+        text: MailText,
+    },
+    /// No mail: there is no address, or it was mailed before.
+    Nobody {
+        /// Written with the end of the message; of items without a stream.
+        writes: Vec<Write>,
+    },
+}
+
+/// How a notice ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoticeEnd {
+    /// The mail server took it.
+    Sent,
+    /// It was rejected, or tried too often; it is a dead letter.
+    GivenUp,
 }
 
 /// Makes events from stream records.
@@ -233,9 +266,14 @@ pub type PrepareFn = fn(&DeliveryInput<'_>) -> Delivery;
 pub type OutcomeFn = fn(&DeliveryInput<'_>, &CallOutcome) -> OutcomeWrites;
 /// Writes a mail about events `{source, detail-type, detail}`; more than one for a digest.
 pub type MailFn = fn(&[Doc]) -> MailText;
+/// Finds the address of whom an event is about and writes the mail. Not a plain function: what it
+/// writes depends on templates that an installation may have of its own.
+pub type NoticeFn = Arc<dyn Fn(&DeliveryInput<'_>) -> Notice + Send + Sync>;
+/// Makes the writes of a notice that ended; they are of items without a stream.
+pub type NoticedFn = fn(&DeliveryInput<'_>, NoticeEnd) -> Vec<Write>;
 
 /// A function by kind.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub enum Function {
     /// See [`EnrichFn`].
     Enrich(EnrichFn),
@@ -249,6 +287,10 @@ pub enum Function {
     Outcome(OutcomeFn),
     /// See [`MailFn`].
     Mail(MailFn),
+    /// See [`NoticeFn`].
+    Notice(NoticeFn),
+    /// See [`NoticedFn`].
+    Noticed(NoticedFn),
 }
 
 /// The functions of a business by name.
@@ -267,6 +309,6 @@ impl Functions {
 
     /// The function of that name.
     pub fn get(&self, name: &FunctionRef) -> Option<Function> {
-        self.by_name.get(name.name()).copied()
+        self.by_name.get(name.name()).cloned()
     }
 }

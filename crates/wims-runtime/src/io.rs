@@ -307,6 +307,8 @@ pub struct Status {
     pub closed_waiting: usize,
     /// Finished sweeps since the start.
     pub sweeps: u64,
+    /// Messages since the start that would have been a mail and had nobody to go to.
+    pub mails_to_nobody: u64,
     /// What took how long.
     pub timings: Timings,
 }
@@ -439,6 +441,8 @@ pub struct MailJob {
     pub subject: String,
     /// The text.
     pub text: String,
+    /// The same as HTML.
+    pub html: Option<String>,
 }
 
 /// How a mail went.

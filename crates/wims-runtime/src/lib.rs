@@ -31,6 +31,7 @@ mod dead_letter;
 mod fnv;
 mod leftovers;
 mod mails;
+mod notices;
 mod query;
 mod slots;
 mod stopwatch;

@@ -15,7 +15,7 @@ use crate::bus::event_doc;
 use crate::dead_letter::{Failure, Origin};
 use crate::engine::{Cause, Engine};
 use crate::fnv::fnv1a;
-use crate::functions::MailText;
+use crate::functions::{MailText, NoticeEnd};
 use crate::io::{MailId, MailJob, MailResult, Output};
 use crate::messages::Message;
 use crate::plan::{Plan, SubscriptionPlan};
@@ -23,11 +23,11 @@ use crate::record::{Hidden, Record};
 use crate::workflow::event_view;
 
 /// Mails of one queue under way at once.
-const IN_FLIGHT_MAX: usize = 4;
+pub(crate) const IN_FLIGHT_MAX: usize = 4;
 /// The most events one digest gathers.
 const DIGEST_MAX: usize = 100;
 /// A mail under way is hidden this long; longer than any attempt of the driver takes.
-const HIDDEN_WHILE_SENT_MS: u64 = 120_000;
+pub(crate) const HIDDEN_WHILE_SENT_MS: u64 = 120_000;
 /// Attempts at a mail of a queue that declares no number, SNS's for SMTP.
 const ATTEMPTS_MAX: u32 = 50;
 /// The longest wait between two attempts.
@@ -39,10 +39,14 @@ const SOURCE_MESSAGE_ID: &str = "SOURCE_MESSAGE_ID";
 /// Mails under way, and which messages wait.
 #[derive(Default)]
 pub(crate) struct Mails {
-    in_flight: HashMap<u16, usize>,
+    pub in_flight: HashMap<u16, usize>,
     /// The message that waits for the end of its subject's time, by queue and subject. Messages
     /// and times are in the journal; this only finds the one that meets the next.
     waiting: HashMap<(u16, u64), u64>,
+    /// Keys of the notices under way, by queue and message.
+    pub notices: HashMap<(u16, u64), String>,
+    /// Messages that had nobody to go to.
+    pub to_nobody: u64,
     pub stopped: bool,
 }
 
@@ -68,6 +72,9 @@ impl Engine {
         for subscription in &plan.topics[topic].subscriptions {
             self.send(subscription.queue, event_doc(event), None, cause);
         }
+        for notices in &plan.topics[topic].notices {
+            self.send(notices.queue, event_doc(event), None, cause);
+        }
     }
 
     /// Hands out mails that are due.
@@ -83,6 +90,7 @@ impl Engine {
                 self.start_mail(subscription, messages);
             }
         }
+        self.pump_notices(plan);
     }
 
     /// Messages of the next mail of a subscription, if one is due.
@@ -207,6 +215,7 @@ impl Engine {
         let text = catch_unwind(|| (subscription.mail)(&events)).unwrap_or_else(|_| MailText {
             subject: "WIMS: an event".into(),
             text: format!("{events:?}"),
+            html: None,
         });
         *self.mails.in_flight.entry(queue).or_default() += 1;
         self.hold(Output::Mail(MailJob {
@@ -216,6 +225,7 @@ impl Engine {
             to: subscription.subscription.email.clone(),
             subject: text.subject,
             text: text.text,
+            html: text.html,
         }));
     }
 
@@ -238,8 +248,9 @@ impl Engine {
         let visible_at_ms = self.next_try_ms(mail);
         self.note_served(&plan, mail, result, visible_at_ms);
         for id in &mail.messages {
+            self.mails.notices.remove(&(mail.queue, *id));
             match result {
-                MailResult::Sent => self.delete(mail.queue, *id),
+                MailResult::Sent => self.sent(&plan, mail.queue, *id),
                 MailResult::Rejected(reason) => {
                     self.bury_mail(&plan, mail.queue, *id, Failure::new("MailRejected", reason));
                 }
@@ -247,6 +258,13 @@ impl Engine {
                     self.retry_mail(&plan, mail.queue, *id, visible_at_ms, reason);
                 }
             }
+        }
+    }
+
+    fn sent(&mut self, plan: &Plan, queue: u16, id: u64) {
+        match self.end_notice(plan, queue, id, NoticeEnd::Sent) {
+            Ok(()) => self.delete(queue, id),
+            Err(bug) => self.bury_mail(plan, queue, id, bug),
         }
     }
 
@@ -298,7 +316,9 @@ impl Engine {
     }
 
     /// A mail nobody takes is a dead letter; about itself no further mail is written.
-    fn bury_mail(&mut self, plan: &Plan, queue: u16, id: u64, failure: Failure) {
+    pub(crate) fn bury_mail(&mut self, plan: &Plan, queue: u16, id: u64, failure: Failure) {
+        // A bug in this too changes nothing: it is a dead letter already.
+        let _ = self.end_notice(plan, queue, id, NoticeEnd::GivenUp);
         let Some(message) = self.state.queue(queue).get(id) else { return };
         let (body, attempts) = (message.body.clone(), message.attempts);
         let source_id = first_id(id, message);
@@ -404,6 +424,7 @@ mod tests {
                 mail: FunctionRef::new("mail"),
                 limit: MailLimit::OncePerSubject { subject, window_ms },
             }],
+            notices: Vec::new(),
         });
         stack
     }
@@ -415,7 +436,8 @@ mod tests {
     /// A mail headed by the `sk` of the item.
     fn mail(events: &[Doc]) -> MailText {
         let item = events[0].part("detail").expect("an item");
-        MailText { subject: item.str("sk").expect("a key").into(), text: String::new() }
+        let subject = item.str("sk").expect("a key").into();
+        MailText { subject, text: String::new(), html: None }
     }
 
     fn tell(quiet: &mut Quiet, sk: &str) {

@@ -7,13 +7,14 @@ use std::collections::HashMap;
 
 use wims_stack::table::Condition;
 use wims_stack::{
-    ApiTarget, Becomes, CompiledPattern, FunctionRef, Machine, PipeSource, PipeTarget, QueueRef,
-    Retry, RuleIndex, Stack, StateKind, StreamStart, Subscription, TargetRef, Task, Template,
-    TopicRef,
+    ApiTarget, Becomes, CompiledPattern, FunctionRef, Machine, Notices, PipeSource, PipeTarget,
+    QueueRef, Retry, RuleIndex, Stack, StateKind, StreamStart, Subscription, TargetRef, Task,
+    Template, TopicRef,
 };
 
 use crate::functions::{
-    EnrichFn, Function, Functions, MailFn, OutcomeFn, PrepareFn, RouteFn, TransactFn,
+    EnrichFn, Function, Functions, MailFn, NoticeFn, NoticedFn, OutcomeFn, PrepareFn, RouteFn,
+    TransactFn,
 };
 
 /// A stack that cannot run, with all reasons.
@@ -57,6 +58,12 @@ impl Plan {
             queues: HashMap::new(),
             log_retention_ms: 0,
         }
+    }
+
+    /// The notices whose mails are in this queue.
+    pub fn notices_of(&self, queue: u16) -> Option<&NoticesPlan> {
+        let mut notices = self.topics.iter().flat_map(|topic| &topic.notices);
+        notices.find(|notices| notices.queue == queue)
     }
 }
 
@@ -213,6 +220,8 @@ pub struct TopicPlan {
     pub name: String,
     /// Who gets what is published.
     pub subscriptions: Vec<SubscriptionPlan>,
+    /// What of it is mailed to whom it is about.
+    pub notices: Vec<NoticesPlan>,
 }
 
 /// A subscription.
@@ -223,6 +232,18 @@ pub struct SubscriptionPlan {
     pub mail: MailFn,
     /// As declared.
     pub subscription: Subscription,
+}
+
+/// Mails to whom events are about.
+pub struct NoticesPlan {
+    /// Number of the queue of mails not sent yet.
+    pub queue: u16,
+    /// Number of the table with the addresses.
+    pub table: u16,
+    /// Finds the address and writes the mail.
+    pub notice: NoticeFn,
+    /// Makes the writes of one that ended.
+    pub outcome: NoticedFn,
 }
 
 /// A queue.
@@ -307,6 +328,7 @@ impl Compiler<'_> {
         let topics = stack.topics.iter().map(|topic| TopicPlan {
             name: topic.name.name().into(),
             subscriptions: topic.subscriptions.iter().map(|s| self.subscription(s)).collect(),
+            notices: topic.notices.iter().filter_map(|notices| self.notices(notices)).collect(),
         });
         let topics = topics.collect();
         let (rules, index) = self.rules();
@@ -484,18 +506,32 @@ impl Compiler<'_> {
                 | Function::Route(_)
                 | Function::Transact(_)
                 | Function::Prepare(_)
-                | Function::Outcome(_),
+                | Function::Outcome(_)
+                | Function::Notice(_)
+                | Function::Noticed(_),
             )
             | None => {
                 self.no_function(&subscription.mail, "mail");
                 |_: &[wims_stack::Doc]| crate::functions::MailText {
                     subject: String::new(),
                     text: String::new(),
+                    html: None,
                 }
             }
         };
         let queue = self.queue(&subscription.queue);
         SubscriptionPlan { queue, mail, subscription: subscription.clone() }
+    }
+
+    fn notices(&mut self, notices: &Notices) -> Option<NoticesPlan> {
+        let functions = (self.functions.get(&notices.notice), self.functions.get(&notices.outcome));
+        let (Some(Function::Notice(notice)), Some(Function::Noticed(outcome))) = functions else {
+            self.no_function(&notices.notice, "notice or noticed");
+            return None;
+        };
+        let queue = self.queue(&notices.queue);
+        let table = self.numbered("table", notices.table.name());
+        Some(NoticesPlan { queue, table, notice, outcome })
     }
 
     fn queues(&mut self) -> HashMap<u16, QueuePlan> {
@@ -559,7 +595,9 @@ impl Compiler<'_> {
                         | Function::Route(_)
                         | Function::Prepare(_)
                         | Function::Outcome(_)
-                        | Function::Mail(_),
+                        | Function::Mail(_)
+                        | Function::Notice(_)
+                        | Function::Noticed(_),
                     )
                     | None => {
                         self.no_function(&transact.function, "transact");

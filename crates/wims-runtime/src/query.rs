@@ -223,6 +223,7 @@ impl Engine {
             executions: self.state.executions.len(),
             closed_waiting: tables.iter().map(|n| self.state.table(*n).closed_waiting()).sum(),
             sweeps: self.sweep.finished,
+            mails_to_nobody: self.mails.to_nobody,
             timings: self.stopwatch.timings.clone(),
         }
     }

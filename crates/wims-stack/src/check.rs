@@ -85,6 +85,10 @@ pub enum FunctionKind {
     Outcome,
     /// Writes a mail.
     Mail,
+    /// Writes a mail to whom an event is about.
+    Notice,
+    /// Makes the writes when a notice is done.
+    Noticed,
 }
 
 /// A kind of event that an enrichment can publish.
@@ -144,6 +148,8 @@ impl fmt::Display for FunctionKind {
             FunctionKind::Prepare => "prepare",
             FunctionKind::Outcome => "outcome",
             FunctionKind::Mail => "mail",
+            FunctionKind::Notice => "notice",
+            FunctionKind::Noticed => "noticed",
         })
     }
 }
@@ -360,6 +366,12 @@ impl<'a> Checker<'a> {
             self.needs_queue(&at, "keeps mails in", &subscription.queue);
             self.needs_function(&at, FunctionKind::Mail, &subscription.mail);
             self.mail_limit(&at, &subscription.limit);
+        }
+        for notices in &topic.notices {
+            self.needs_queue(&at, "keeps mails in", &notices.queue);
+            self.needs_table(&at, "finds addresses in", &notices.table);
+            self.needs_function(&at, FunctionKind::Notice, &notices.notice);
+            self.needs_function(&at, FunctionKind::Noticed, &notices.outcome);
         }
     }
 

@@ -13,6 +13,9 @@ use crate::stack::{
     Rule, Stack, StateKind, StreamStart, Subscription, Target, TargetRef, Task, Topic, Workflow,
 };
 
+/// Who gets a mail whose address is found when it is made.
+const WHOM_IT_IS_ABOUT: &str = "whom it is about";
+
 /// The stack as readable text: one section for each thing that holds or passes something on.
 ///
 /// `->` pushes, `~>` is read by; what stands in parentheses belongs to the name before it.
@@ -336,6 +339,14 @@ impl Graph {
             let mail = self.node(Kind::Mail, &subscription.email);
             self.main(node, queue, "", Promise::AtLeastOnce);
             self.main(queue, mail, &terms(subscription), Promise::AtLeastOnce);
+        }
+        for notices in &topic.notices {
+            let queue = self.node(Kind::Queue, notices.queue.name());
+            self.declare(Kind::Mail, WHOM_IT_IS_ABOUT, String::new());
+            let mail = self.node(Kind::Mail, WHOM_IT_IS_ABOUT);
+            self.main(node, queue, "", Promise::AtLeastOnce);
+            let terms = format!("{}, each once", notices.notice.name());
+            self.main(queue, mail, &terms, Promise::AtLeastOnce);
         }
     }
 

@@ -290,6 +290,9 @@ pub struct Topic {
     pub name: TopicRef,
     /// Who gets what is published.
     pub subscriptions: Vec<Subscription>,
+    /// What of it is mailed to whom it is about.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notices: Vec<Notices>,
 }
 
 /// Mails what is published to one address.
@@ -303,6 +306,20 @@ pub struct Subscription {
     pub mail: FunctionRef,
     /// How often it is served.
     pub limit: MailLimit,
+}
+
+/// Mails each event to whom it is about. The address is in no event: a function finds it in the
+/// table when the mail is made, and where it finds none nobody is mailed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Notices {
+    /// Queue of the mails not sent yet.
+    pub queue: QueueRef,
+    /// Where addresses are.
+    pub table: TableRef,
+    /// Finds the address and writes the mail.
+    pub notice: FunctionRef,
+    /// Makes the writes when a mail was sent, or was given up. They are of items without a stream.
+    pub outcome: FunctionRef,
 }
 
 /// How often a subscription is served.

@@ -23,7 +23,8 @@ pub const INVENTORY: &str = "INVENTORY#";
 pub const BACKORDER: &str = "BACKORDER#";
 /// Prefix of the partition key of an order's contact data: all that is personal of it and not
 /// needed to keep the books. Not streamed, so never in an event, a log or history. Whoever closes
-/// an order deletes it in the same transaction, so that none is left without its order.
+/// an order deletes it in the same transaction, or leaves it to the order's last notice if there is
+/// somebody to mail, so that none is left without its order.
 pub const CONTACT: &str = "CONTACT#";
 /// Sort key of contact data: an order has one item of it.
 pub const CONTACT_SK: &str = "CONTACT";

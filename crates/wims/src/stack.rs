@@ -8,6 +8,7 @@ use wims_stack::{BusRef, Condition, Stack, TableRef};
 
 use crate::constructs::backorders::{Backorders, BackordersProps};
 use crate::constructs::cdc::{Cdc, CdcProps};
+use crate::constructs::customer_notices::{CustomerNotices, CustomerNoticesProps};
 use crate::constructs::fulfillment::{Fulfillment, FulfillmentProps};
 use crate::constructs::inventory_monitor::{InventoryMonitor, InventoryMonitorProps};
 use crate::constructs::observability::{Observability, ObservabilityProps};
@@ -27,6 +28,8 @@ pub struct Settings {
     pub payments: PaymentsPace,
     /// How long the observer log can be read, and the journal is kept for it.
     pub log_retention_hours: u64,
+    /// Whether customers are mailed what becomes of their orders.
+    pub customer_mails: bool,
 }
 
 /// Declares the system.
@@ -84,7 +87,19 @@ pub fn wims_stack(settings: &Settings) -> Stack {
             fill: function("fill-backorders"),
         },
     );
-    Fulfillment::new(&mut stack, FulfillmentProps { bus, table, dead_letters });
+    Fulfillment::new(
+        &mut stack,
+        FulfillmentProps {
+            bus: bus.clone(),
+            table: table.clone(),
+            dead_letters: dead_letters.clone(),
+        },
+    );
+    let notice = if settings.customer_mails { "notify-customer" } else { "forget-customer" };
+    CustomerNotices::new(
+        &mut stack,
+        CustomerNoticesProps { bus, table, notice: function(notice), dead_letters },
+    );
     stack
 }
 
@@ -125,7 +140,7 @@ mod tests {
 
     fn stack_that_keeps(log_retention_hours: u64) -> Stack {
         let (team_email, payments) = ("theteam@ourcompany.com".into(), PaymentsPace::default());
-        wims_stack(&Settings { team_email, payments, log_retention_hours })
+        wims_stack(&Settings { team_email, payments, log_retention_hours, customer_mails: true })
     }
 
     #[test]

@@ -66,6 +66,7 @@ fn called_for(attempts_max: u32) -> Stack {
             mail: FunctionRef::new("mail"),
             limit: MailLimit::Digest { window_ms: 60_000 },
         }],
+        notices: Vec::new(),
     });
     stack.apis.push(ApiRef::new("api"));
     stack.pipes.push(Pipe {
@@ -95,7 +96,7 @@ fn functions() -> Functions {
 }
 
 fn mail(_: &[Doc]) -> MailText {
-    MailText { subject: "paused".into(), text: String::new() }
+    MailText { subject: "paused".into(), text: String::new(), html: None }
 }
 
 fn becomes(sk: &str, state: &str) -> Write {

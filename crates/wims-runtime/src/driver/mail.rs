@@ -50,7 +50,7 @@ pub struct Mail {
     pub subject: String,
     /// The body as plain text; every mail has one.
     pub text: String,
-    /// The same body as HTML, for readers who prefer it; no topic writes one yet.
+    /// The same body as HTML, for readers who prefer it.
     pub html: Option<String>,
 }
 

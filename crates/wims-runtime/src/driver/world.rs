@@ -206,27 +206,28 @@ async fn send_mail(mailer: &Mailer, job: MailJob, hub: &Hub) {
         to: job.to,
         subject: job.subject,
         text: job.text,
-        html: None,
+        html: job.html,
     };
     let result = match mailer.send(&mail).await {
         MailOutcome::Sent => MailResult::Sent,
         MailOutcome::Retry { reason } => {
-            let told = without_addresses(&reason);
-            tracing::warn!(mail = mail.message_id, reason = told, "a mail will be tried again");
+            let reason = without_addresses(&reason);
+            tracing::warn!(mail = mail.message_id, reason, "a mail will be tried again");
             MailResult::Retry(reason)
         }
         MailOutcome::Rejected { reason } => {
-            let told = without_addresses(&reason);
-            tracing::error!(mail = mail.message_id, reason = told, "a mail was rejected for good");
+            let reason = without_addresses(&reason);
+            tracing::error!(mail = mail.message_id, reason, "a mail was rejected for good");
             MailResult::Rejected(reason)
         }
     };
     hub.complete(Input::Mailed { mail: job.mail, result });
 }
 
-/// A reason as the log may have it: SMTP servers like to repeat whom a mail is for.
+/// A reason as the log and a dead letter may have it: SMTP servers like to repeat whom a mail is
+/// for.
 fn without_addresses(reason: &str) -> String {
-    let words = reason.split(' ');
+    let words = reason.split_whitespace();
     let words = words.map(|word| if word.contains('@') { "(an address)" } else { word });
     words.collect::<Vec<_>>().join(" ")
 }
@@ -236,9 +237,10 @@ mod tests {
     use super::without_addresses;
 
     #[test]
-    fn the_log_is_told_of_no_address() {
+    fn log_and_dead_letters_are_told_of_no_address() {
         let reason = "permanent error (550): 5.1.1 <ada@example.com>: no such user";
         let told = "permanent error (550): 5.1.1 (an address) no such user";
         assert_eq!(without_addresses(reason), told);
+        assert_eq!(without_addresses("no\r\nada@example.com\there"), "no (an address) here");
     }
 }

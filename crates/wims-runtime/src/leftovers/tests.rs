@@ -161,7 +161,11 @@ fn with_second_at_an_api() -> Stack {
     let seen = stack.queues.iter_mut().find(|queue| queue.name.name() == "seen");
     let redrive = Redrive { dead_letters: QueueRef::new("dead"), receive_count_max: 10 };
     seen.expect("it is declared").redrive = Some(redrive);
-    stack.topics.push(Topic { name: alarm.clone(), subscriptions: Vec::new() });
+    stack.topics.push(Topic {
+        name: alarm.clone(),
+        subscriptions: Vec::new(),
+        notices: Vec::new(),
+    });
     stack.apis.push(ApiRef::new("api"));
     let target = ApiTarget {
         api: ApiRef::new("api"),

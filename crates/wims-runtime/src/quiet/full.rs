@@ -28,7 +28,11 @@ fn stack() -> Stack {
     let dead_letters = QueueRef::new("dead");
     queue.expect("it is declared").redrive = Some(Redrive { dead_letters, receive_count_max: 10 });
     let (api, alarm) = (ApiRef::new("api"), TopicRef::new("team"));
-    stack.topics.push(Topic { name: alarm.clone(), subscriptions: Vec::new() });
+    stack.topics.push(Topic {
+        name: alarm.clone(),
+        subscriptions: Vec::new(),
+        notices: Vec::new(),
+    });
     stack.apis.push(api.clone());
     stack.pipes.push(Pipe {
         name: "calls".into(),

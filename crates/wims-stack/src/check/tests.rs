@@ -155,7 +155,7 @@ fn stack() -> Stack {
         limit: MailLimit::OncePerSubject { subject: Template::text("api"), window_ms: 1_000 },
     };
     let name = TopicRef::new("Alarm");
-    stack.topics.push(Topic { name, subscriptions: vec![subscription] });
+    stack.topics.push(Topic { name, subscriptions: vec![subscription], notices: Vec::new() });
     stack.apis.push(ApiRef::new("PaymentsApi"));
     stack
 }

@@ -57,6 +57,7 @@ pub fn run(args: &EngineArgs) -> Result<(), Failure> {
         team_email: "team@localhost".into(),
         payments: PaymentsPace::default(),
         log_retention_hours: LOG_RETENTION_HOURS,
+        customer_mails: true,
     };
     let stack = wims_stack(&settings);
     let now = Now { wall_ms: 1_700_000_000_000, mono_us: 0 };

@@ -11,6 +11,7 @@
 pub mod backup;
 pub mod client;
 pub mod entrance;
+pub mod mail_templates;
 pub mod serve;
 pub mod simulate;
 pub mod stack;

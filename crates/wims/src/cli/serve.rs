@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use clap::builder::RangedU64ValueParser;
+use clap::builder::{BoolishValueParser, RangedU64ValueParser};
 use hyper::header::HeaderValue;
 use tokio::sync::watch;
 use wims_runtime::driver::calls::{ApiAddress, Caller};
@@ -32,13 +32,14 @@ use crate::bench::child::SANDBOX_LINE;
 use crate::cli::entrance::EntranceArgs;
 use crate::cli::{
     EXIT_CONFIG, EXIT_DATA_DIR, EXIT_UNAVAILABLE, Failure, block_on, calls_per_second,
-    sandbox_failure, stack, stop_signal,
+    mail_templates, sandbox_failure, stack, stop_signal,
 };
 use crate::constructs::observability::LOG_RETENTION_HOURS;
 use crate::constructs::orders_api::SEED_ROUTE;
 use crate::constructs::payments_api::{PAYMENTS_API, PaymentsPace};
 use crate::domain::{DEFAULT_SKU, TABLE};
 use crate::fns;
+use crate::fns::notices::templates::{SHOP, Templates};
 use crate::http::App;
 use crate::http::server::{self, Entrance};
 use crate::sandbox::{Port, Sandbox, SandboxOptions};
@@ -114,6 +115,16 @@ pub struct ServeArgs {
     #[arg(long, env = "WIMS_MAIL_FROM", default_value = "wims@localhost",
         value_parser = mail_address)]
     mail_from: String,
+    /// Folder of templates in place of the built-in ones of mails to customers, e.g. shipped.txt
+    /// and shipped.html
+    #[arg(long, env = "WIMS_MAIL_TEMPLATES", value_name = "FOLDER")]
+    mail_templates: Option<PathBuf>,
+    /// What mails to customers call the shop [default: the domain of --mail-from, else "our shop"]
+    #[arg(long, env = "WIMS_SHOP_NAME", value_name = "NAME")]
+    shop_name: Option<String>,
+    /// Mails customers nothing; of the built-in stack
+    #[arg(long, env = "WIMS_NO_CUSTOMER_MAILS", value_parser = BoolishValueParser::new())]
+    no_customer_mails: bool,
     /// Where the team reads its mail; of the built-in stack
     #[arg(long, env = "WIMS_TEAM_EMAIL", default_value = "theteam@ourcompany.com",
         value_parser = mail_address)]
@@ -128,11 +139,11 @@ pub struct ServeArgs {
     memory_max: u64,
     /// A declaration to run instead of the built-in stack; see `wims graph --format declaration`.
     /// It has its own pace of payments, addresses and retention, so it goes with no
-    /// --payments-rate, -burst, -in-flight or -timeout, no --team-email and no
-    /// --log-retention-hours
+    /// --payments-rate, -burst, -in-flight or -timeout, no --team-email, no --no-customer-mails and
+    /// no --log-retention-hours
     #[arg(long, env = "WIMS_STACK", conflicts_with_all = [
         "payments_rate", "payments_burst", "payments_in_flight", "payments_timeout", "team_email",
-        "log_retention_hours",
+        "log_retention_hours", "no_customer_mails",
     ])]
     stack: Option<PathBuf>,
     /// Megabytes of a journal segment, of a new data directory
@@ -254,6 +265,7 @@ async fn serve(args: ServeArgs, entrance: Entrance, listener: TcpListener) -> Re
     let stack = declared(&args)?;
     let mut caller = caller(&args, &stack)?;
     let mailer = mailer(&args)?;
+    let functions = fns::with_templates(templates(&args)?);
     let sandbox_port = sandbox_port(&args).await?;
     let (stop, stopped) = watch::channel(None);
     let data_dir =
@@ -276,7 +288,7 @@ async fn serve(args: ServeArgs, entrance: Entrance, listener: TcpListener) -> Re
         mailer,
         inboxes: HTTP_THREADS + 1,
     };
-    let runtime = Runtime::start(&stack, &fns::all(), options).map_err(start_failure)?;
+    let runtime = Runtime::start(&stack, &functions, options).map_err(start_failure)?;
     tracing::info!(recovered = runtime.recovery, "the journal is recovered");
     seed(&runtime, &stack).await?;
     let address = listener.local_addr();
@@ -352,7 +364,18 @@ fn settings(args: &ServeArgs) -> Settings {
             timeout_ms: args.payments_timeout * 1_000,
         },
         log_retention_hours: args.log_retention_hours,
+        customer_mails: !args.no_customer_mails,
     }
+}
+
+/// How customers are written to.
+fn templates(args: &ServeArgs) -> Result<Templates, Failure> {
+    let domain = args.mail_from.rsplit_once('@').map(|(_, domain)| domain.trim_end_matches('>'));
+    let domain = domain.filter(|domain| *domain != "localhost");
+    let shop = args.shop_name.as_deref().or(domain).unwrap_or(SHOP);
+    let Some(folder) = &args.mail_templates else { return Ok(Templates::built_in(shop)) };
+    mail_templates::read(folder, shop)
+        .map_err(|error| Failure::new(EXIT_CONFIG, format!("failed to {error}")))
 }
 
 /// Who calls the payments API; where the sandbox is shows only once it listens.

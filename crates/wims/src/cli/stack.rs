@@ -10,7 +10,10 @@ use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
 use wims_runtime::driver::check_mail_address;
 use wims_stack::check::{self, Finding, FunctionNames, Published, Severity};
-use wims_stack::{ApiRef, HttpRoute, Route, Stack, Table, draw};
+use wims_stack::{
+    ApiRef, Doc, EventView, Field, HttpRoute, Node, Route, Rule, Stack, Table, TargetRef, TopicRef,
+    draw,
+};
 
 use crate::cli::{EXIT_CONFIG, Failure, say};
 use crate::constructs::observability::LOG_RETENTION_HOURS;
@@ -105,6 +108,7 @@ fn built_in() -> Stack {
         team_email: "theteam@ourcompany.com".into(),
         payments: PaymentsPace::default(),
         log_retention_hours: LOG_RETENTION_HOURS,
+        customer_mails: true,
     })
 }
 
@@ -138,7 +142,35 @@ fn unserved(stack: &Stack) -> Vec<Finding> {
         let lacks = exposed_contacts(table).into_iter().chain(lost_queues(table));
         lacks.map(move |why| error(name.clone(), why))
     });
-    others.chain(routes).chain(mails).chain(tables).collect()
+    let left = left_contacts(stack).map(|why| error("route/ship-order".to_owned(), why));
+    others.chain(routes).chain(mails).chain(tables).chain(left).collect()
+}
+
+/// Why what is personal of an order with an address would stay when it is shipped: the last notice
+/// of an order deletes it.
+fn left_contacts(stack: &Stack) -> Option<String> {
+    let ships = stack.routes.iter().any(|route| route.function.name() == "ship-order");
+    let order = Doc::object(&[("hasContact", Field::Bool(true))]);
+    let shipped = EventView {
+        source: BUSINESS_SOURCE,
+        detail_type: "order.shipped",
+        detail: Node::View(order.view()),
+    };
+    let ends = |topic: &TopicRef| {
+        let topic = stack.topics.iter().find(|declared| declared.name == *topic);
+        let mut notices = topic.into_iter().flat_map(|topic| &topic.notices);
+        notices.any(|notices| notices.outcome.name() == "customer-notified")
+    };
+    let leads = |rule: &Rule| {
+        let hears = rule.pattern.compile().is_ok_and(|pattern| pattern.matches(&shipped));
+        hears && rule.targets.iter().any(|t| matches!(&t.to, TargetRef::Topic(to) if ends(to)))
+    };
+    (ships && !stack.rules.iter().any(leads)).then(|| {
+        format!(
+            "no rule hears order.shipped for a topic with notices that end in customer-notified: \
+             {CONTACT} would stay behind when an order is shipped"
+        )
+    })
 }
 
 /// Why what is personal of an order would get into events, or would not be found to be erased.

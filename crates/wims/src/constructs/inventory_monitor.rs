@@ -55,6 +55,7 @@ impl InventoryMonitor {
                     window_ms: HOUR_MS,
                 },
             }],
+            notices: Vec::new(),
         });
         stack.rules.push(Rule {
             name: "InventoryStockRule".into(),

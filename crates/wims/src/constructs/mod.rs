@@ -3,6 +3,7 @@
 
 pub mod backorders;
 pub mod cdc;
+pub mod customer_notices;
 pub mod fulfillment;
 pub mod inventory_monitor;
 pub mod observability;

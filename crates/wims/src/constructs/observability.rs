@@ -60,6 +60,7 @@ impl Observability {
                 mail: function("mail-alerts"),
                 limit: MailLimit::Digest { window_ms: DIGEST_MS },
             }],
+            notices: Vec::new(),
         });
         let retention_ms = props.log_retention_hours * HOUR_MS;
         stack.logs.push(Log { name: log.clone(), retention_ms });

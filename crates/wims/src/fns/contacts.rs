@@ -1,8 +1,9 @@
 //! Contact data of orders: stored beside the order, found by it, erased.
 //!
 //! Promise: what is personal of an order is in one item of its own that no stream has, so it can be
-//! erased without touching the books. It goes with the order's shipment at the latest. It
-//! deliberately makes no event, not even of the erasing.
+//! erased without touching the books. It goes with the order: in the transaction that closes it, or,
+//! where there is somebody to mail, with the last notice of it. It deliberately makes no event, not
+//! even of the erasing.
 
 use wims_runtime::functions::{Reads, Refusal, RouteInput, Routed};
 use wims_stack::table::TRANSACTION_ITEMS_MAX;
@@ -34,13 +35,16 @@ pub fn of<'a>(reads: Reads<'a>, order: &Doc) -> Option<&'a Doc> {
     reads.get(&contact_pk(order.str("orderId")?), CONTACT_SK)
 }
 
-/// What closing an order writes beside the order: its contact data goes.
+/// What closing an order writes beside the order: its contact data goes. With an address in it, it
+/// stays until the last notice is done, which the closing brings about; see `notices`.
 pub(super) fn forget(reads: Reads<'_>, order: &Doc) -> Option<Write> {
-    of(reads, order)?;
+    if of(reads, order)?.get("email").is_some() {
+        return None;
+    }
     order.str("orderId").map(delete)
 }
 
-fn delete(order_id: &str) -> Write {
+pub(super) fn delete(order_id: &str) -> Write {
     let (pk, sk) = (contact_pk(order_id), CONTACT_SK.to_owned());
     Write { pk, sk, condition: None, action: Action::Delete }
 }
@@ -96,11 +100,17 @@ mod tests {
     }
 
     #[test]
-    fn an_order_whose_contact_data_is_gone_forgets_nothing_more() {
-        let items = items();
+    fn closing_an_order_deletes_contact_data_that_no_mail_needs() {
+        let mut items = items();
+        let method = Doc::object(&[("paymentMethod", Field::Str("tok_1"))]);
+        let Action::Put(item) = put("d", "349", &method).action else {
+            panic!("contact data is put");
+        };
+        items.set(&item.clone(), Some(item), 3, 3);
         let forgets = |order_id| forget(Reads::of(&items), &order(order_id, true)).is_some();
-        assert!(forgets("a"));
-        assert!(!forgets("c"));
+        assert!(forgets("d"), "there is nobody to mail");
+        assert!(!forgets("a"), "its last notice does");
+        assert!(!forgets("c"), "it is gone already");
     }
 
     #[test]

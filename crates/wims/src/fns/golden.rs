@@ -41,7 +41,12 @@ impl Store {
     fn new() -> Store {
         let team_email = "theteam@ourcompany.com".into();
         let (payments, log_retention_hours) = (PaymentsPace::default(), LOG_RETENTION_HOURS);
-        let stack = wims_stack(&Settings { team_email, payments, log_retention_hours });
+        let stack = wims_stack(&Settings {
+            team_email,
+            payments,
+            log_retention_hours,
+            customer_mails: true,
+        });
         let table = stack.tables.into_iter().next().expect("the stack has a table");
         Store { items: Items::new(table), changes: Vec::new() }
     }

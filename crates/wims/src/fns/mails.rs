@@ -33,7 +33,7 @@ pub fn stock_low(events: &[Doc]) -> MailText {
             item.int("backordered").unwrap_or(0),
         );
     }
-    MailText { subject, text }
+    MailText { subject, text, html: None }
 }
 
 /// Dead letters and paused pipes.
@@ -61,5 +61,5 @@ pub fn alerts(events: &[Doc]) -> MailText {
         [_] => "WIMS needs a person".to_owned(),
         many => format!("WIMS needs a person: {} alerts", many.len()),
     };
-    MailText { subject, text }
+    MailText { subject, text, html: None }
 }

@@ -11,17 +11,21 @@ pub mod fulfillment;
 mod golden;
 pub mod inventory;
 pub mod mails;
+pub mod notices;
 pub mod orders;
 pub mod payments;
 #[cfg(test)]
 mod sample;
 
+use std::sync::Arc;
+
+use notices::templates::{SHOP, Templates};
 use wims_runtime::{Function, Functions};
 use wims_stack::check::FunctionKind;
 use wims_stack::{Action, Condition, Doc, FunctionRef, Update, Write};
 
-/// All functions, by the names constructs refer to.
-const ALL: [(&str, Function); 15] = [
+/// All plain functions, by the names constructs refer to.
+static ALL: [(&str, Function); 16] = [
     ("create-order", Function::Route(orders::create_order)),
     ("ship-order", Function::Route(orders::ship_order)),
     ("erase-contacts", Function::Route(contacts::erase_contacts)),
@@ -37,11 +41,25 @@ const ALL: [(&str, Function); 15] = [
     ("payment-outcome", Function::Outcome(payments::payment_outcome)),
     ("mail-stock-low", Function::Mail(mails::stock_low)),
     ("mail-alerts", Function::Mail(mails::alerts)),
+    ("customer-notified", Function::Noticed(notices::customer_notified)),
 ];
+/// Functions that mail customers, with templates or not at all.
+const NOTIFY_CUSTOMER: &str = "notify-customer";
+const FORGET_CUSTOMER: &str = "forget-customer";
 
-/// All functions, for a runtime.
+/// All functions, for a runtime that writes to customers with the built-in templates.
 pub fn all() -> Functions {
-    ALL.iter().fold(Functions::default(), |all, (name, function)| all.with(name, *function))
+    with_templates(Templates::built_in(SHOP))
+}
+
+/// All functions, for a runtime that writes to customers with these templates.
+pub fn with_templates(templates: Templates) -> Functions {
+    let plain =
+        ALL.iter().fold(Functions::default(), |all, (name, plain)| all.with(name, plain.clone()));
+    let notify = notices::notify_customer(Arc::new(templates));
+    plain
+        .with(NOTIFY_CUSTOMER, Function::Notice(notify))
+        .with(FORGET_CUSTOMER, Function::Notice(Arc::new(notices::forget_customer)))
 }
 
 /// Names and kinds of all functions, for the checker.
@@ -53,8 +71,12 @@ pub fn kinds() -> Vec<(FunctionKind, String)> {
         Function::Prepare(_) => FunctionKind::Prepare,
         Function::Outcome(_) => FunctionKind::Outcome,
         Function::Mail(_) => FunctionKind::Mail,
+        Function::Notice(_) => FunctionKind::Notice,
+        Function::Noticed(_) => FunctionKind::Noticed,
     };
-    ALL.iter().map(|(name, function)| (kind(function), (*name).to_owned())).collect()
+    let plain = ALL.iter().map(|(name, function)| (kind(function), (*name).to_owned()));
+    let notices = [NOTIFY_CUSTOMER, FORGET_CUSTOMER];
+    plain.chain(notices.map(|name| (FunctionKind::Notice, name.to_owned()))).collect()
 }
 
 /// The write that updates an item under its own keys, if a condition still holds of it.

@@ -216,7 +216,7 @@ pub fn ship_order(input: &RouteInput<'_>) -> Result<Routed, Refusal> {
         condition: Some(Condition::AtLeast("reserved".into(), line.quantity.into())),
         action: Action::Update(vec![Update::Add("reserved", (-line.quantity).into())]),
     }));
-    // Nothing needs it any more: mails to customers are not in yet.
+    // Unless a mail needs its address.
     writes.extend(contacts::forget(input.reads, order));
     Ok(Routed { writes, reply: shipped })
 }

@@ -14,6 +14,7 @@ pub(super) fn table() -> Items {
         team_email: "theteam@ourcompany.com".into(),
         payments: PaymentsPace::default(),
         log_retention_hours: LOG_RETENTION_HOURS,
+        customer_mails: true,
     });
     Items::new(stack.tables.into_iter().next().expect("the stack has a table"))
 }

@@ -224,24 +224,47 @@ pub async fn metrics(State(app): State<App>) -> Result<Response, Problem> {
     Ok((kind, exposition(&status, &rows)).into_response())
 }
 
+/// A value under its labels.
+type Labeled = (String, f64);
+
+fn label(key: &str, value: &str) -> String {
+    format!("{{{key}=\"{value}\"}}")
+}
+
+fn write_gauge(text: &mut String, name: &str, help: &str, rows: &[Labeled]) {
+    let kind = if name.ends_with("_total") { "counter" } else { "gauge" };
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    for (labels, value) in rows {
+        let _ = writeln!(text, "{name}{labels} {value}");
+    }
+}
+
+fn write_pipes(text: &mut String, pipes: &[PipeRow]) {
+    let mut gauge = |name: &str, help: &str, rows: &[Labeled]| write_gauge(text, name, help, rows);
+    let of_pipes = |value: &dyn Fn(&PipeRow) -> f64| -> Vec<Labeled> {
+        pipes.iter().map(|row| (label("pipe", &row.name), value(row))).collect()
+    };
+    gauge("wims_pipe_calls_total", "Calls made.", &of_pipes(&|row| row.calls as f64));
+    gauge("wims_pipe_look_ups_total", "Look-ups made.", &of_pipes(&|row| row.look_ups as f64));
+    gauge("wims_pipe_deferrals_total", "Calls deferred.", &of_pipes(&|row| row.deferrals as f64));
+    gauge("wims_pipe_unknowns_total", "Unknown outcomes.", &of_pipes(&|row| row.unknowns as f64));
+    gauge("wims_pipe_in_flight", "Calls under way.", &of_pipes(&|row| row.in_flight as f64));
+    gauge("wims_pipe_rate_per_second", "The learned rate.", &of_pipes(&|row| row.rate_per_second));
+    gauge("wims_pipe_paused", "Whether it is paused.", &of_pipes(&|row| f64::from(row.paused)));
+}
+
 /// The status in Prometheus' text format.
 fn exposition(status: &Status, leftovers: &[LeftoverRow]) -> String {
     let mut text = String::new();
-    let mut gauge = |name: &str, help: &str, rows: &[(String, f64)]| {
-        let kind = if name.ends_with("_total") { "counter" } else { "gauge" };
-        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
-        for (labels, value) in rows {
-            let _ = writeln!(text, "{name}{labels} {value}");
-        }
-    };
-    let label = |key: &str, value: &str| format!("{{{key}=\"{value}\"}}");
+    let mut gauge =
+        |name: &str, help: &str, rows: &[Labeled]| write_gauge(&mut text, name, help, rows);
     let one = |value: u64| vec![(String::new(), value as f64)];
-    let by = |key: &str, rows: &[(String, usize)]| -> Vec<(String, f64)> {
+    let by = |key: &str, rows: &[(String, usize)]| -> Vec<Labeled> {
         rows.iter().map(|(name, value)| (label(key, name), *value as f64)).collect()
     };
     gauge("wims_orders_open", "Open orders by status.", &by("status", &status.by_status));
     gauge("wims_items", "Items in memory by table.", &by("table", &status.items));
-    let of_queues = |size: &dyn Fn(&QueueRow) -> f64| -> Vec<(String, f64)> {
+    let of_queues = |size: &dyn Fn(&QueueRow) -> f64| -> Vec<Labeled> {
         status.queues.iter().map(|row| (label("queue", &row.name), size(row))).collect()
     };
     gauge("wims_queue_messages", "Visible messages.", &of_queues(&|row| row.messages as f64));
@@ -252,16 +275,6 @@ fn exposition(status: &Status, leftovers: &[LeftoverRow]) -> String {
         "Age of the oldest message.",
         &of_queues(&|row| row.oldest_age_s as f64),
     );
-    let of_pipes = |value: &dyn Fn(&PipeRow) -> f64| -> Vec<(String, f64)> {
-        status.pipes.iter().map(|row| (label("pipe", &row.name), value(row))).collect()
-    };
-    gauge("wims_pipe_calls_total", "Calls made.", &of_pipes(&|row| row.calls as f64));
-    gauge("wims_pipe_look_ups_total", "Look-ups made.", &of_pipes(&|row| row.look_ups as f64));
-    gauge("wims_pipe_deferrals_total", "Calls deferred.", &of_pipes(&|row| row.deferrals as f64));
-    gauge("wims_pipe_unknowns_total", "Unknown outcomes.", &of_pipes(&|row| row.unknowns as f64));
-    gauge("wims_pipe_in_flight", "Calls under way.", &of_pipes(&|row| row.in_flight as f64));
-    gauge("wims_pipe_rate_per_second", "The learned rate.", &of_pipes(&|row| row.rate_per_second));
-    gauge("wims_pipe_paused", "Whether it is paused.", &of_pipes(&|row| f64::from(row.paused)));
     gauge("wims_change_lag", "Changes not through the pipe.", &one(status.change_lag as u64));
     gauge("wims_journal_sequence", "The last record.", &one(status.seq));
     gauge("wims_journal_durable_sequence", "The last durable record.", &one(status.durable_seq));
@@ -275,9 +288,15 @@ fn exposition(status: &Status, leftovers: &[LeftoverRow]) -> String {
         &leftovers.iter().map(kept).collect::<Vec<_>>(),
     );
     gauge("wims_sweeps_total", "Sweeps finished.", &one(status.sweeps));
+    gauge(
+        "wims_mails_to_nobody_total",
+        "Events that are mailed to whom they are about and found no address, or were mailed before.",
+        &one(status.mails_to_nobody),
+    );
     gauge("wims_executions_waiting", "Executions that wait.", &one(status.executions as u64));
     gauge("wims_closed_waiting", "Closed, not in history.", &one(status.closed_waiting as u64));
     gauge("wims_memory_bytes", "Estimated memory by kind.", &by("kind", &status.memory));
+    write_pipes(&mut text, &status.pipes);
     let timings = &status.timings;
     histogram(
         &mut text,

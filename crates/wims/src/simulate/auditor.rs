@@ -15,6 +15,7 @@ use wims_stack::Doc;
 use super::books::{Books, Low, New, text, violated};
 use super::inspection::{Findings, Inspection};
 use super::keys::{KeyBook, KeyedOrder};
+use super::notices::NoticeBook;
 use super::payments::{Outcome, Payments};
 use super::{Fact, Request};
 use crate::domain::{TABLE, charge_key, lines};
@@ -58,6 +59,7 @@ pub struct Auditor {
     mailed: BTreeSet<String>,
     /// Items the team was told of, and the last record that said it was low by then.
     told_low: BTreeMap<String, u64>,
+    notices: NoticeBook,
     inspection: Inspection,
 }
 
@@ -164,8 +166,17 @@ impl Auditor {
         }
     }
 
+    /// Takes a mail to a customer, if it is one.
+    ///
+    /// # Errors
+    /// When it must not be sent.
+    pub fn noticed(&mut self, mail: &MailJob, result: &MailResult) -> Verdict {
+        self.notices.mailed(mail, result, &self.books)
+    }
+
     /// The process died: no question gets an answer any more.
     pub fn forget_questions(&mut self) {
+        self.notices.forget_life();
         self.inspection = Inspection::default();
     }
 
@@ -223,6 +234,7 @@ impl Auditor {
         check_backorders(&self.books)?;
         self.orders.values().chain(self.receipts.values()).try_for_each(Tally::check)?;
         self.check_mails()?;
+        self.notices.at_rest(&self.books)?;
         self.check_queues(&findings, stage)
     }
 

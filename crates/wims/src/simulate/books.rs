@@ -16,8 +16,8 @@ use wims_stack::Doc;
 
 use super::payments::{Outcome, Payments};
 use crate::domain::{
-    BACKORDER, CUSTOMER, DEFAULT_QUANTITY, FulfillmentStatus, INVENTORY, InventoryStatus,
-    PaymentStatus, States, charge_key, lines,
+    BACKORDER, CONTACT_SK, CUSTOMER, DEFAULT_QUANTITY, FulfillmentStatus, INVENTORY,
+    InventoryStatus, PaymentStatus, States, charge_key, contact_pk, lines,
 };
 
 /// Which `inventoryStatus` may follow which.
@@ -191,6 +191,11 @@ impl Books {
     /// The present image of an order.
     pub fn order(&self, order_id: &str) -> Option<&Doc> {
         self.orders.get(order_id).and_then(|key| self.items.get(key))
+    }
+
+    /// The present contact data of an order.
+    pub fn contact(&self, order_id: &str) -> Option<&Doc> {
+        self.items.get(&(contact_pk(order_id), CONTACT_SK.to_owned()))
     }
 
     /// Images of an order from the beginning of the last frame on, if that changed it.

@@ -19,8 +19,8 @@ const OPEN: [&str; 4] = ["PENDING", "BACKORDERED", "ON_HOLD", "READY"];
 /// Acknowledged orders asked for by id, at most; of more, some.
 const FINDS_MAX: usize = 100;
 /// Queues that are empty at rest.
-const EMPTY_AT_REST: [&str; 4] =
-    ["payments-queue", "cdc-dlq", "inventory-stock-mails", "team-alerts-mails"];
+const EMPTY_AT_REST: [&str; 5] =
+    ["payments-queue", "cdc-dlq", "inventory-stock-mails", "team-alerts-mails", "customer-mails"];
 
 /// What was asked, with what must be answered.
 enum Question {

@@ -10,6 +10,7 @@ mod auditor;
 mod books;
 mod inspection;
 mod keys;
+mod notices;
 mod payments;
 #[cfg(any(test, debug_assertions))]
 mod planted;
@@ -200,6 +201,7 @@ fn run(seed: u64, plan: &SimPlan, now_us: &mut u64) -> Result<SimReport, Violati
     let stack = (plan.stack)(&settings(&mut rng));
     let redelivered = redelivered_percent(seed);
     let mut shop = Shop::new(&mut rng, plan.orders, redelivered.is_some());
+    shop.workload.has_addresses = notices::has_addresses(seed);
     let mut world = World::new(&stack, &plan.functions, world_options(&mut rng, plan))?;
     if let Some(percent) = redelivered {
         world.redeliver(percent);
@@ -232,6 +234,7 @@ fn settings(rng: &mut Rng) -> Settings {
         team_email: "theteam@ourcompany.com".into(),
         payments,
         log_retention_hours: LOG_RETENTION_HOURS,
+        customer_mails: true,
     }
 }
 
@@ -349,6 +352,7 @@ impl Outside for Shop {
             1 | 2 => MailResult::Retry("the server is busy".into()),
             _ => MailResult::Sent,
         };
+        self.auditor.noticed(mail, &result)?;
         self.auditor.mailed(mail, &result);
         Ok(result)
     }

@@ -17,7 +17,7 @@ use crate::fns;
 use crate::stack::{Settings, wims_stack};
 
 /// Names of all planted bugs.
-pub const PLANTED: [&str; 13] = [
+pub const PLANTED: [&str; 14] = [
     "reply-before-sync",
     "skip-sync",
     "new-key-on-retry",
@@ -31,6 +31,7 @@ pub const PLANTED: [&str; 13] = [
     "double-charge",
     "reserve-again",
     "backorder-wake-up-lost",
+    "notice-never-ends",
 ];
 
 /// A plan with a planted bug; `None` when there is none of that name.
@@ -50,6 +51,10 @@ pub fn plan_with(name: &str, orders: u64) -> Option<SimPlan> {
         "key-forgotten" => bugs.late_keys = Planted::ON,
         "accept-torn-tail" => bugs.recovery.accept_torn_tail = Planted::ON,
         "accept-flipped-bit" => bugs.recovery.accept_flipped_bit = Planted::ON,
+        "notice-never-ends" => {
+            let bug = Function::Noticed(|_, _| Vec::new());
+            plan.functions = plan.functions.with("customer-notified", bug);
+        }
         "reserve-without-guard" => {
             let bug = Function::Transact(reserve_without_guard);
             plan.functions = plan.functions.with("reserve-stock", bug);

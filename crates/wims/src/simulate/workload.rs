@@ -15,6 +15,7 @@ use wims_runtime::trace::TraceId;
 use wims_stack::{Doc, Field};
 
 use super::keys::KeyedOrders;
+use super::notices::contact_of;
 use super::{Fact, Request, WORKLOAD};
 use crate::domain::{DEFAULT_SKU, ORDER_QUANTITY_MAX, TABLE};
 
@@ -61,6 +62,8 @@ pub struct Workload {
     /// To be asked at once.
     errands: Vec<Request>,
     keyed: KeyedOrders,
+    /// Customers have addresses, some of them.
+    pub has_addresses: bool,
 }
 
 impl Workload {
@@ -81,6 +84,7 @@ impl Workload {
             known: Vec::new(),
             errands: Vec::new(),
             keyed: KeyedOrders::new(seed),
+            has_addresses: false,
         }
     }
 
@@ -210,9 +214,11 @@ impl Workload {
         let (product, model) = (Field::Str(DEFAULT_SKU.product), Field::Str(DEFAULT_SKU.model));
         match request {
             Request::Order { customer, quantity } => {
+                let contact = contact_of(customer).filter(|_| self.has_addresses);
+                let contact = contact.as_ref().map(|contact| Field::View(contact.view()));
                 let customer = ("customerId", Field::Str(customer));
                 let arguments = Doc::object(&[customer, ("quantity", Field::Int(*quantity))]);
-                call("create-order", arguments)
+                call("create-order", arguments.with(&[("contact", contact)]))
             }
             Request::Keyed(order) => order.input(ticket, trace),
             Request::Receive { quantity } => {

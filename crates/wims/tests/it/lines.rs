@@ -244,7 +244,7 @@ fn assert_impersonal(what: &str, text: &str) {
 
 #[test]
 fn contact_data_is_shown_to_who_asks_for_that_order_and_is_nowhere_else() {
-    let server = Server::debugging("personal", &["--sandbox-rate=50"]);
+    let server = Server::debugging("personal", &["--sandbox-rate=50", "--no-customer-mails"]);
     let order = placed(&server, body("349", &[("MACGUFFIN/LX", 2)], &contact()));
     // A refusal is one more place where it could be told.
     let mut refused = contact();
@@ -264,6 +264,11 @@ fn contact_data_is_shown_to_who_asks_for_that_order_and_is_nowhere_else() {
     let (status, shipped) = server.post(&format!("{path}/ship"), "");
     assert_eq!((status, &shipped["status"]), (200, &json!("SHIPPED")));
     assert_impersonal("the answer of ship", &shipped.to_string());
+    await_condition("the last notice to end", || {
+        let row = server.queue("customer-mails");
+        let is_empty = ["messages", "inFlight", "delayed"].iter().all(|column| row[column] == 0);
+        is_empty && server.metric("wims_mails_to_nobody_total") > 0.0
+    });
     assert_eq!(erase(&server, "349"), 0, "it went with the shipment");
     await_condition("the closed order to leave memory", || {
         server.metric("wims_closed_waiting") == 0.0 && server.metric("wims_change_lag") == 0.0

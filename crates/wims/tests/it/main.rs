@@ -6,6 +6,7 @@ mod backup;
 mod bad_days;
 mod bad_input;
 mod command_line;
+mod customer_mails;
 mod declaration;
 mod directory;
 mod durability;

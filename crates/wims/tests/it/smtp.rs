@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use crate::harness::{Folder, Server, await_condition, wims};
 
 /// Where mail servers listen.
-const HOST: &str = "127.0.0.2";
+pub const HOST: &str = "127.0.0.2";
 /// A mail server that wants a login, and with a certificate STARTTLS before it.
 const SERVER_WITH_LOGIN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/mail_server.py");
 /// The root certificate of a private CA; `certs/README.md` says how it was made.
@@ -24,14 +24,14 @@ const ADDRESSES: [&str; 2] =
     ["--team-email=buyers@example.com", "--mail-from=warehouse@example.com"];
 
 /// A running mail server with one mailbox; killed by its process id when dropped.
-struct MailServer {
+pub struct MailServer {
     child: Child,
     folder: Folder,
 }
 
 impl MailServer {
     /// Takes every mail.
-    fn start(port: u16) -> MailServer {
+    pub fn start(port: u16) -> MailServer {
         let listen = format!("{HOST}:{port}");
         let handler = "aiosmtpd.handlers.Mailbox";
         MailServer::run(port, &["-m", "aiosmtpd", "-n", "-l", &listen, "-c", handler])
@@ -73,7 +73,7 @@ impl MailServer {
     }
 
     /// Mails that have arrived.
-    fn mails(&self) -> Vec<String> {
+    pub fn mails(&self) -> Vec<String> {
         let Ok(files) = std::fs::read_dir(self.folder.join("mailbox/new")) else {
             return Vec::new();
         };
@@ -89,7 +89,7 @@ impl Drop for MailServer {
 }
 
 /// A port of [`HOST`] nobody listens on.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind((HOST, 0)).expect("a free port");
     listener.local_addr().expect("an address").port()
 }
@@ -121,7 +121,7 @@ fn await_failed_attempt(server: &Server) {
 }
 
 /// The value of a header of a mail, unfolded.
-fn header(mail: &str, name: &str) -> String {
+pub fn header(mail: &str, name: &str) -> String {
     let head = mail.split("\n\n").next().unwrap_or_default().replace("\n ", " ");
     let mut headers = head.lines().filter_map(|line| line.split_once(": "));
     let found = headers.find(|(key, _)| *key == name).map(|(_, value)| value.to_owned());

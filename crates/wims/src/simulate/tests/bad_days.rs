@@ -34,6 +34,7 @@ fn stack() -> Stack {
         team_email: TEAM.into(),
         payments: PaymentsPace::default(),
         log_retention_hours: LOG_RETENTION_HOURS,
+        customer_mails: true,
     })
 }
 

@@ -1,0 +1,92 @@
+//! CustomerNotices: mails the customer of an order what became of it.
+//!
+//! The article tells nobody but the team. Pattern: asynchronous bus turned into a broadcast, with a
+//! queue of mails behind. The rules hear what happened to orders that came with contact data, and
+//! that stock is reserved only of those that waited for it; the address is in no event, it is looked
+//! up when the mail is made. The last notice of an order deletes its contact data, so these rules
+//! stay where customers are mailed nothing.
+
+use serde_json::json;
+use wims_stack::{
+    BusRef, FunctionRef, Notices, Pattern, Queue, QueueRef, Redrive, Rule, Stack, TableRef, Target,
+    TargetRef, TargetRetry, Topic, TopicRef,
+};
+
+use crate::domain::BUSINESS_SOURCE;
+use crate::fns::cdc_enrichment::BUSINESS_EVENTS;
+use crate::fns::function;
+
+/// What customers are told; an event that nothing publishes yet is left out.
+const TOLD: [&str; 5] = [
+    "order.backordered",
+    "payment.declined",
+    "order.canceled",
+    "payment.refunded",
+    "order.shipped",
+];
+
+/// What it needs.
+pub struct CustomerNoticesProps {
+    /// The bus to listen to.
+    pub bus: BusRef,
+    /// Where contact data is.
+    pub table: TableRef,
+    /// `notify-customer`, or `forget-customer` where customers are mailed nothing.
+    pub notice: FunctionRef,
+    /// Where mails go that nobody takes.
+    pub dead_letters: QueueRef,
+}
+
+/// The construct.
+pub struct CustomerNotices;
+
+impl CustomerNotices {
+    /// Declares the topic, its queue of mails and the rules.
+    pub fn new(stack: &mut Stack, props: CustomerNoticesProps) -> CustomerNotices {
+        let (topic, queue) = (TopicRef::new("CustomerNotices"), QueueRef::new("customer-mails"));
+        stack.queues.push(Queue {
+            name: queue.clone(),
+            visibility_timeout_ms: 30_000,
+            redrive: Some(Redrive {
+                dead_letters: props.dead_letters.clone(),
+                receive_count_max: 50,
+            }),
+            alarm: None,
+        });
+        stack.topics.push(Topic {
+            name: topic.clone(),
+            subscriptions: Vec::new(),
+            notices: vec![Notices {
+                queue,
+                table: props.table,
+                notice: props.notice,
+                outcome: function("customer-notified"),
+            }],
+        });
+        let told = TOLD.into_iter().filter(|event| BUSINESS_EVENTS.contains(event));
+        let told: Vec<&str> = told.collect();
+        let rules = [
+            ("CustomerNoticesRule", told, json!({"hasContact": [true]})),
+            (
+                "BackInStockRule",
+                vec!["stock.reserved"],
+                json!({"filledAt": [{"exists": true}], "hasContact": [true]}),
+            ),
+        ];
+        stack.rules.extend(rules.map(|(name, events, detail)| Rule {
+            name: name.into(),
+            bus: props.bus.clone(),
+            pattern: Pattern(json!({
+                "source": [BUSINESS_SOURCE],
+                "detail-type": events,
+                "detail": detail
+            })),
+            targets: vec![Target {
+                to: TargetRef::Topic(topic.clone()),
+                retry: TargetRetry::default(),
+                dead_letters: props.dead_letters.clone(),
+            }],
+        }));
+        CustomerNotices
+    }
+}
