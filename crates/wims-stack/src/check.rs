@@ -15,8 +15,8 @@ use serde::Serialize;
 use crate::pattern::CompiledPattern;
 use crate::stack::{
     ALL_ERRORS, ApiRef, ApiTarget, Becomes, BusRef, Catch, FunctionRef, HttpRoute, LogRef, Machine,
-    MailLimit, Pipe, PipeSource, PipeTarget, Queue, QueueRef, Retry, Route, Rule, Stack, State,
-    StateKind, TableRef, Target, TargetRef, TargetRetry, Task, Topic, TopicRef, Workflow,
+    MailLimit, PATH_KEY, Pipe, PipeSource, PipeTarget, Queue, QueueRef, Retry, Route, Rule, Stack,
+    State, StateKind, TableRef, Target, TargetRef, TargetRetry, Task, Topic, TopicRef, Workflow,
     WorkflowRef,
 };
 use crate::table::{SORT_KEY, Table};
@@ -248,6 +248,10 @@ impl<'a> Checker<'a> {
         self.positive(at, "burst", u64::from(target.burst));
         self.positive(at, "number of calls under way", target.in_flight_max as u64);
         self.positive(at, "timeout", target.timeout_ms);
+        if target.path.contains(PATH_KEY) && !target.idempotent {
+            let path = &target.path;
+            self.error(at, format!("looks up calls of {path}, whose key is inside the path"));
+        }
     }
 
     fn rule(&mut self, rule: &Rule) {

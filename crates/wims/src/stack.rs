@@ -7,6 +7,7 @@ use wims_stack::table::{Closed, Index, SORT_KEY, Table};
 use wims_stack::{BusRef, Condition, Stack, TableRef};
 
 use crate::constructs::backorders::{Backorders, BackordersProps};
+use crate::constructs::cancellations::{Cancellations, CancellationsProps};
 use crate::constructs::cdc::{Cdc, CdcProps};
 use crate::constructs::fulfillment::{Fulfillment, FulfillmentProps};
 use crate::constructs::inventory_monitor::{InventoryMonitor, InventoryMonitorProps};
@@ -54,13 +55,26 @@ pub fn wims_stack(settings: &Settings) -> Stack {
     let payments_queue = PaymentsQueue::new(
         &mut stack,
         PaymentsQueueProps {
-            api: payments_api.api,
-            rate_per_second: payments_api.pace.rate_per_second,
+            api: payments_api.api.clone(),
+            rate_per_second: payments_api.pace.payments_per_second(),
             burst: payments_api.pace.burst,
             in_flight_max: payments_api.pace.in_flight_max,
             timeout_ms: payments_api.pace.timeout_ms,
             table: table.clone(),
+            alarm: alarm.clone(),
+        },
+    );
+    Cancellations::new(
+        &mut stack,
+        CancellationsProps {
+            bus: bus.clone(),
+            api: payments_api.api,
+            refunds_per_second: payments_api.pace.refunds_per_second(),
+            timeout_ms: payments_api.pace.timeout_ms,
+            table: table.clone(),
+            payments: payments_queue.queue.clone(),
             alarm,
+            dead_letters: dead_letters.clone(),
         },
     );
     OrdersApi::new(&mut stack, OrdersApiProps { table: table.clone() });
@@ -97,7 +111,8 @@ fn wims_table(stack: &mut Stack) -> TableRef {
         ordered: false,
     };
     let queues = Index { ordered: true, ..index(SORT_KEY, BACKORDER, false) };
-    let shipped = Condition::is("status", OrderStatus::Shipped.as_str());
+    let ends = [OrderStatus::Shipped.as_str(), OrderStatus::Canceled.as_str()];
+    let is_closed = Condition::is_one_of("status", &ends);
     stack.tables.push(Table {
         name: name.clone(),
         unstreamed: vec![BACKORDER.into(), CONTACT.into()],
@@ -109,7 +124,7 @@ fn wims_table(stack: &mut Stack) -> TableRef {
             index(CONTACT_OF, CONTACT, false),
             queues,
         ],
-        closed: vec![Closed { prefix: CUSTOMER.into(), when: shipped }],
+        closed: vec![Closed { prefix: CUSTOMER.into(), when: is_closed }],
     });
     name
 }
@@ -131,6 +146,19 @@ mod tests {
     #[test]
     fn the_log_is_kept_as_long_as_the_setting_says() {
         assert_eq!(stack_that_keeps(3).logs[0].retention_ms, 10_800_000);
+    }
+
+    #[test]
+    fn payments_and_refunds_together_keep_the_declared_rate() {
+        let stack = stack();
+        let rate = |pipe: &wims_stack::Pipe| match &pipe.target {
+            wims_stack::PipeTarget::Api(api) => api.rate_per_second,
+            wims_stack::PipeTarget::Bus { .. } => 0.0,
+        };
+        let rates: Vec<f64> = stack.pipes.iter().map(rate).filter(|rate| *rate > 0.0).collect();
+        assert_eq!(rates.len(), 2);
+        let declared = PaymentsPace::default().rate_per_second;
+        assert!((rates.iter().sum::<f64>() - declared).abs() < 1e-9, "{rates:?}");
     }
 
     #[test]

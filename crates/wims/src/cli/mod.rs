@@ -126,6 +126,10 @@ struct PaymentsSandboxArgs {
     #[arg(long, env = "WIMS_SANDBOX_ERROR_PERCENT", default_value_t = 0,
         value_parser = clap::value_parser!(u8).range(0..=100))]
     error_percent: u8,
+    /// Percent of refunds it answers with 500
+    #[arg(long, env = "WIMS_SANDBOX_REFUND_ERROR_PERCENT", default_value_t = 0,
+        value_parser = clap::value_parser!(u8).range(0..=100))]
+    refund_error_percent: u8,
     /// Wait before each answer, in milliseconds
     #[arg(long, env = "WIMS_SANDBOX_DELAY_MS", default_value_t = 0)]
     delay_ms: u64,
@@ -253,6 +257,7 @@ fn payments_sandbox(args: PaymentsSandboxArgs) -> Result<(), Failure> {
         ledger: args.ledger,
         decline_percent: args.decline_percent,
         error_percent: args.error_percent,
+        refund_error_percent: args.refund_error_percent,
         delay_ms: args.delay_ms,
         drop_after_charge_every: args.drop_after_charge_every,
         late_charge_ms: args.late_charge_ms,

@@ -77,8 +77,8 @@ pub struct ServeArgs {
     /// --sandbox-... flag. WIMS_PAYMENTS_AUTHORIZATION is sent as its Authorization header
     #[arg(long, env = "WIMS_PAYMENTS_URL", value_parser = api_url, conflicts_with_all = [
         "sandbox_listen", "sandbox_rate", "sandbox_burst", "sandbox_decline_percent",
-        "sandbox_error_percent", "sandbox_delay_ms", "sandbox_drop_after_charge_every",
-        "sandbox_late_charge_ms",
+        "sandbox_error_percent", "sandbox_refund_error_percent", "sandbox_delay_ms",
+        "sandbox_drop_after_charge_every", "sandbox_late_charge_ms",
     ])]
     payments_url: Option<String>,
     /// PEM file of root certificates, trusted for the payments API besides the built-in ones
@@ -162,6 +162,10 @@ struct SandboxArgs {
     #[arg(long, env = "WIMS_SANDBOX_ERROR_PERCENT", default_value_t = 0,
         value_parser = clap::value_parser!(u8).range(0..=100))]
     sandbox_error_percent: u8,
+    /// Percent of refunds the sandbox answers with 500
+    #[arg(long, env = "WIMS_SANDBOX_REFUND_ERROR_PERCENT", default_value_t = 0,
+        value_parser = clap::value_parser!(u8).range(0..=100))]
+    sandbox_refund_error_percent: u8,
     /// Wait of the sandbox before each answer, in milliseconds
     #[arg(long, env = "WIMS_SANDBOX_DELAY_MS", default_value_t = 0)]
     sandbox_delay_ms: u64,
@@ -407,6 +411,7 @@ fn start_sandbox(
         ledger: data_dir.join("payments-ledger.jsonl"),
         decline_percent: bad_days.sandbox_decline_percent,
         error_percent: bad_days.sandbox_error_percent,
+        refund_error_percent: bad_days.sandbox_refund_error_percent,
         delay_ms: bad_days.sandbox_delay_ms,
         drop_after_charge_every: bad_days.sandbox_drop_after_charge_every,
         late_charge_ms: bad_days.sandbox_late_charge_ms,

@@ -2,6 +2,7 @@
 //! passed in `stack.rs`.
 
 pub mod backorders;
+pub mod cancellations;
 pub mod cdc;
 pub mod fulfillment;
 pub mod inventory_monitor;

@@ -4,6 +4,7 @@
 //! area, named as in the article where the article has a name for it.
 
 pub mod backorders;
+pub mod cancel;
 pub mod cdc_enrichment;
 pub mod contacts;
 pub mod fulfillment;
@@ -13,6 +14,7 @@ pub mod inventory;
 pub mod mails;
 pub mod orders;
 pub mod payments;
+pub mod refunds;
 #[cfg(test)]
 mod sample;
 
@@ -21,9 +23,10 @@ use wims_stack::check::FunctionKind;
 use wims_stack::{Action, Condition, Doc, FunctionRef, Update, Write};
 
 /// All functions, by the names constructs refer to.
-const ALL: [(&str, Function); 15] = [
+const ALL: [(&str, Function); 18] = [
     ("create-order", Function::Route(orders::create_order)),
     ("ship-order", Function::Route(orders::ship_order)),
+    ("cancel-order", Function::Route(cancel::cancel_order)),
     ("erase-contacts", Function::Route(contacts::erase_contacts)),
     ("put-item", Function::Route(inventory::put_item)),
     ("receive-stock", Function::Route(inventory::receive_stock)),
@@ -35,6 +38,8 @@ const ALL: [(&str, Function); 15] = [
     ("mark-ready", Function::Transact(fulfillment::mark_ready)),
     ("prepare-payment", Function::Prepare(payments::prepare_payment)),
     ("payment-outcome", Function::Outcome(payments::payment_outcome)),
+    ("prepare-refund", Function::Prepare(refunds::prepare_refund)),
+    ("refund-outcome", Function::Outcome(refunds::refund_outcome)),
     ("mail-stock-low", Function::Mail(mails::stock_low)),
     ("mail-alerts", Function::Mail(mails::alerts)),
 ];

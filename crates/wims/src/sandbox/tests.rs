@@ -29,6 +29,7 @@ impl Folder {
             ledger: self.0.join("ledger.jsonl"),
             decline_percent: 0,
             error_percent: 0,
+            refund_error_percent: 0,
             delay_ms: 0,
             drop_after_charge_every: 0,
             late_charge_ms: 0,
@@ -90,6 +91,14 @@ impl Running {
 
     pub(super) async fn pay(&self, key: &str, order_id: &str) -> Got {
         self.exchange(&post(key, order_id)).await.unwrap()
+    }
+
+    pub(super) async fn refund(&self, key: &str) -> Got {
+        let head = format!(
+            "POST /payments/{key}/refund HTTP/1.1\r\nHost: sandbox\r\nConnection: close\r\n\
+             Content-Length: 0\r\n\r\n"
+        );
+        self.exchange(&head).await.unwrap()
     }
 
     pub(super) async fn get(&self, path: &str) -> Got {
