@@ -5,6 +5,7 @@ mod backorders;
 mod backup;
 mod bad_days;
 mod bad_input;
+mod cancel;
 mod command_line;
 mod declaration;
 mod directory;
