@@ -418,6 +418,9 @@ impl Checker<'_> {
                 let whose = format!("a branch of state {}", state.name);
                 branches.iter().for_each(|branch| self.machine(at, &whose, branch));
             }
+            StateKind::Wait { duration_ms } => {
+                self.positive(at, &format!("wait of state {}", state.name), *duration_ms);
+            }
             StateKind::Succeed | StateKind::Fail { .. } => {}
         }
     }
@@ -643,7 +646,7 @@ fn successors(machine: &Machine, position: usize) -> Vec<usize> {
             let place = |catch: &Catch| machine.states.iter().position(|s| s.name == catch.next);
             catch.iter().filter_map(place).chain([position + 1]).collect()
         }
-        StateKind::Parallel { .. } => vec![position + 1],
+        StateKind::Parallel { .. } | StateKind::Wait { .. } => vec![position + 1],
         StateKind::Succeed | StateKind::Fail { .. } => Vec::new(),
     }
 }

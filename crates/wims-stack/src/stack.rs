@@ -382,6 +382,11 @@ pub enum StateKind {
         /// The branches.
         branches: Vec<Machine>,
     },
+    /// Goes on after this long, restarts or not.
+    Wait {
+        /// How long.
+        duration_ms: u64,
+    },
     /// Ends the machine well.
     Succeed,
     /// Ends the machine with this error.

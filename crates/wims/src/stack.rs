@@ -26,6 +26,8 @@ pub struct Settings {
     pub team_email: String,
     /// What the payments API can take.
     pub payments: PaymentsPace,
+    /// How long the stock of an order is kept whose payment was declined.
+    pub decline_grace_ms: u64,
     /// How long the observer log can be read, and the journal is kept for it.
     pub log_retention_hours: u64,
 }
@@ -73,6 +75,7 @@ pub fn wims_stack(settings: &Settings) -> Stack {
             timeout_ms: payments_api.pace.timeout_ms,
             table: table.clone(),
             payments: payments_queue.queue.clone(),
+            decline_grace_ms: settings.decline_grace_ms,
             alarm,
             dead_letters: dead_letters.clone(),
         },
@@ -132,6 +135,7 @@ fn wims_table(stack: &mut Stack) -> TableRef {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::constructs::cancellations::DECLINE_GRACE_MS;
     use crate::constructs::observability::LOG_RETENTION_HOURS;
 
     fn stack() -> Stack {
@@ -140,7 +144,8 @@ mod tests {
 
     fn stack_that_keeps(log_retention_hours: u64) -> Stack {
         let (team_email, payments) = ("theteam@ourcompany.com".into(), PaymentsPace::default());
-        wims_stack(&Settings { team_email, payments, log_retention_hours })
+        let decline_grace_ms = DECLINE_GRACE_MS;
+        wims_stack(&Settings { team_email, payments, decline_grace_ms, log_retention_hours })
     }
 
     #[test]

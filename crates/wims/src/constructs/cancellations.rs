@@ -1,20 +1,26 @@
-//! Cancellations: what follows when an order is canceled, until it holds no money any more.
+//! Cancellations: what follows when an order is canceled, until it holds no money any more, and
+//! when its payment is declined, until it is.
 //!
 //! The article has no place for them. Patterns: asynchronous bus, and an asynchronous queue. One
 //! rule hears that the payment of a canceled order was given up, before or after, and has it looked
 //! up; another hears that a canceled order was charged and enqueues its refund. Refunds have a
 //! queue, a dead-letter queue and a paced pipe of their own. What the order held of the stock is
-//! released in the transaction that cancels it, so no rule is about that.
+//! released in the transaction that cancels it, so no rule is about that. A decline starts a
+//! workflow that waits and then cancels, unless another method was tried; that enqueues a payment.
 
 use serde_json::{Value, json};
 use wims_stack::{
-    ApiRef, ApiTarget, BusRef, Pattern, Pipe, PipeSource, PipeTarget, Queue, QueueRef, Redrive,
-    Rule, Stack, TableRef, Target, TargetRef, TargetRetry, Template, TopicRef,
+    ALL_ERRORS, ApiRef, ApiTarget, Becomes, BusRef, Catch, Condition, Machine, Pattern, Pipe,
+    PipeSource, PipeTarget, Queue, QueueRef, Redrive, Retry, Rule, Stack, State, StateKind,
+    TableRef, Target, TargetRef, TargetRetry, Task, Template, TopicRef, Transact, Workflow,
+    WorkflowRef,
 };
 
 use crate::domain::{CDC_EVENT, CUSTOMER, InventoryStatus, PROJECT_SOURCE, PaymentStatus};
 use crate::fns::function;
 
+/// How long stock is kept after a decline unless a setting says otherwise: three days.
+pub const DECLINE_GRACE_MS: u64 = 72 * 3_600_000;
 /// As many attempts as a payment has.
 const RECEIVE_COUNT_MAX: u32 = 10;
 /// How much longer a message is hidden than its call may take.
@@ -36,6 +42,8 @@ pub struct CancellationsProps {
     pub table: TableRef,
     /// Where payments wait, and look-ups.
     pub payments: QueueRef,
+    /// How long the stock of an order is kept whose payment was declined.
+    pub decline_grace_ms: u64,
     /// Told of dead letters and of a wrong address or credentials.
     pub alarm: TopicRef,
     /// Where events go that a queue cannot take.
@@ -46,22 +54,32 @@ pub struct CancellationsProps {
 pub struct Cancellations;
 
 impl Cancellations {
-    /// Declares the queues, the pipe and the rules.
+    /// Declares the queues, the pipe, the workflow and the rules.
     pub fn new(stack: &mut Stack, props: CancellationsProps) -> Cancellations {
         let refunds = QueueRef::new("refunds-queue");
         let failed = json!([PaymentStatus::Failed.as_str()]);
         let charged = [PaymentStatus::Processing, PaymentStatus::Unknown, PaymentStatus::Paid];
         let charged: Vec<&str> = charged.iter().map(|status| status.as_str()).collect();
         let pending = json!([PaymentStatus::RefundPending.as_str()]);
+        let refund = with(canceled(&pending), "OldImage", json!({"paymentStatus": &charged}));
+        let to = |queue: &QueueRef| TargetRef::Queue(queue.clone(), message());
+        let declined_text = PaymentStatus::Declined.as_str();
+        let declined = WorkflowRef::new("declined-state-machine");
+        stack.workflows.push(Workflow {
+            name: declined.clone(),
+            machine: Machine { states: states(props.table.clone(), props.decline_grace_ms) },
+        });
         let rules = [
-            ("CanceledPaymentRule", canceled(&failed), &props.payments),
+            ("CanceledPaymentRule", canceled(&failed), to(&props.payments)),
+            ("RefundRule", refund, to(&refunds)),
+            ("DeclinedRule", moved(&charged[..2], declined_text), TargetRef::Workflow(declined)),
             (
-                "RefundRule",
-                with(canceled(&pending), "OldImage", json!({"paymentStatus": charged})),
-                &refunds,
+                "PaidAnewRule",
+                moved(&[declined_text], PaymentStatus::Pending.as_str()),
+                to(&props.payments),
             ),
         ];
-        stack.rules.extend(rules.map(|(name, data, queue)| Rule {
+        stack.rules.extend(rules.map(|(name, data, to)| Rule {
             name: name.into(),
             bus: props.bus.clone(),
             pattern: Pattern(json!({
@@ -70,7 +88,7 @@ impl Cancellations {
                 "detail": {"data": data}
             })),
             targets: vec![Target {
-                to: TargetRef::Queue(queue.clone(), message()),
+                to,
                 retry: TargetRetry::default(),
                 dead_letters: props.dead_letters.clone(),
             }],
@@ -92,6 +110,16 @@ fn canceled(payment: &Value) -> Value {
     })
 }
 
+/// A change of an order's `paymentStatus`.
+fn moved(from: &[&str], to: &str) -> Value {
+    json!({
+        "eventType": ["UPDATE"],
+        "pk": [{"prefix": CUSTOMER}],
+        "OldImage": {"paymentStatus": from},
+        "NewImage": {"paymentStatus": [to]}
+    })
+}
+
 fn with(mut data: Value, name: &str, value: Value) -> Value {
     data[name] = value;
     data
@@ -104,6 +132,41 @@ fn message() -> Template {
         ("filledAt".into(), path("filledAt")),
         ("orderId".into(), path("orderId")),
     ])
+}
+
+/// Each decline gives an order one grace, and the run that cancels it spends it: so the changes
+/// that follow from a decline come to an end.
+fn states(table: TableRef, grace_ms: u64) -> Vec<State> {
+    let declined = PaymentStatus::Declined.as_str();
+    let task = Task::Transact(Transact {
+        table,
+        pk: Template::path("$.detail.data.pk"),
+        sk: Template::path("$.detail.data.sk"),
+        guard: Condition::All(vec![
+            Condition::is("paymentStatus", declined),
+            Condition::AtLeast("graces".into(), 1.into()),
+        ]),
+        function: function("cancel-declined"),
+        becomes: Becomes::lower("graces"),
+    });
+    let retry = Retry {
+        errors: vec![ALL_ERRORS.into()],
+        interval_ms: 1_000,
+        backoff: 2,
+        interval_max_ms: 60_000,
+        attempts_max: 8,
+    };
+    let failed = "CancelDeclinedFailed";
+    let catch = Catch { errors: vec![ALL_ERRORS.into()], next: failed.into() };
+    vec![
+        State { name: "Grace".into(), kind: StateKind::Wait { duration_ms: grace_ms } },
+        State {
+            name: "CancelDeclined".into(),
+            kind: StateKind::Task { task, retry: vec![retry], catch: vec![catch] },
+        },
+        State { name: "CancelDeclinedDone".into(), kind: StateKind::Succeed },
+        State { name: failed.into(), kind: StateKind::Fail { error: failed.into() } },
+    ]
 }
 
 fn refunds_queue(stack: &mut Stack, queue: QueueRef, props: CancellationsProps) {

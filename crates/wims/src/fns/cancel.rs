@@ -30,7 +30,8 @@ pub fn cancel_order(input: &RouteInput<'_>) -> Result<Routed, Refusal> {
         return Err(Refusal { kind: RefusalKind::Conflict, detail });
     }
     let reason = input.arguments.str("reason");
-    let (writes, reply) = cancellation(input.reads, order, states, reason, input.now_ms);
+    let (reads, now_ms) = (input.reads, input.now_ms);
+    let (writes, reply) = cancellation(reads, order, states, reason, Vec::new(), now_ms);
     Ok(Routed { writes, reply })
 }
 
@@ -43,13 +44,14 @@ pub(super) fn asked_order<'a>(input: &RouteInput<'a>) -> Result<&'a Doc, Refusal
     })
 }
 
-/// The writes that cancel an order which is neither canceled nor shipped, and the order after
-/// them. Of 32 lines it is at most the order, its contact data, and an entry and a stock row each.
+/// The writes that cancel an order which is neither canceled nor shipped, with more updates of it,
+/// and the order after them. Of 32 lines it is at most the order, its contact data, and an entry and a stock row each.
 pub(super) fn cancellation(
     reads: Reads<'_>,
     order: &Doc,
     states: States,
     reason: Option<&str>,
+    more: Vec<Update>,
     now_ms: u64,
 ) -> (Vec<Write>, Doc) {
     let after = States {
@@ -62,6 +64,7 @@ pub(super) fn cancellation(
     updates.push(Update::SetConst("fulfillmentStatus", after.fulfillment.as_str()));
     updates.push(Update::SetInt("cancelRequestedAt", stamp(now_ms)));
     updates.extend(reason.map(|reason| Update::set_str("cancelReason", reason)));
+    updates.extend(more);
     let canceled = Update::apply_all(&updates, order).expect("the updates only set attributes");
     let is_as_seen = Condition::All(vec![
         Condition::is("inventoryStatus", states.inventory.as_str()),

@@ -20,6 +20,7 @@ use wims_stack::{Action, Doc, EventView, Field, Node, Update, Write};
 
 use super::cdc_enrichment::{BUSINESS_EVENTS, cdc_enrichment, cdc_event_v1};
 use super::{cancel, fulfillment, inventory, orders, payments, refunds};
+use crate::constructs::cancellations::DECLINE_GRACE_MS;
 use crate::constructs::observability::LOG_RETENTION_HOURS;
 use crate::constructs::payments_api::PaymentsPace;
 use crate::domain::{CDC_EVENT, CUSTOMER, DEFAULT_SKU, INVENTORY, PROJECT_SOURCE};
@@ -41,7 +42,12 @@ impl Store {
     fn new() -> Store {
         let team_email = "theteam@ourcompany.com".into();
         let (payments, log_retention_hours) = (PaymentsPace::default(), LOG_RETENTION_HOURS);
-        let stack = wims_stack(&Settings { team_email, payments, log_retention_hours });
+        let stack = wims_stack(&Settings {
+            team_email,
+            payments,
+            decline_grace_ms: DECLINE_GRACE_MS,
+            log_retention_hours,
+        });
         let table = stack.tables.into_iter().next().expect("the stack has a table");
         Store { items: Items::new(table), changes: Vec::new() }
     }

@@ -7,6 +7,7 @@ pub mod backorders;
 pub mod cancel;
 pub mod cdc_enrichment;
 pub mod contacts;
+pub mod declines;
 pub mod fulfillment;
 #[cfg(test)]
 mod golden;
@@ -23,10 +24,11 @@ use wims_stack::check::FunctionKind;
 use wims_stack::{Action, Condition, Doc, FunctionRef, Update, Write};
 
 /// All functions, by the names constructs refer to.
-const ALL: [(&str, Function); 18] = [
+const ALL: [(&str, Function); 20] = [
     ("create-order", Function::Route(orders::create_order)),
     ("ship-order", Function::Route(orders::ship_order)),
     ("cancel-order", Function::Route(cancel::cancel_order)),
+    ("pay-order", Function::Route(declines::pay_order)),
     ("erase-contacts", Function::Route(contacts::erase_contacts)),
     ("put-item", Function::Route(inventory::put_item)),
     ("receive-stock", Function::Route(inventory::receive_stock)),
@@ -36,6 +38,7 @@ const ALL: [(&str, Function); 18] = [
     ("fill-backorders", Function::Transact(backorders::fill)),
     ("fill-backorders-skip", Function::Transact(backorders::fill_skipping)),
     ("mark-ready", Function::Transact(fulfillment::mark_ready)),
+    ("cancel-declined", Function::Transact(declines::cancel_declined)),
     ("prepare-payment", Function::Prepare(payments::prepare_payment)),
     ("payment-outcome", Function::Outcome(payments::payment_outcome)),
     ("prepare-refund", Function::Prepare(refunds::prepare_refund)),

@@ -161,6 +161,9 @@ pub fn payment_outcome(input: &DeliveryInput<'_>, outcome: &CallOutcome) -> Vec<
     if is_of_open_end(outcome) {
         updates.push(call_ended(input));
     }
+    if to == PaymentStatus::Declined {
+        updates.push(Update::SetInt("graces", 1));
+    }
     vec![update(order, Some(Condition::is_one_of("paymentStatus", from)), updates)]
 }
 

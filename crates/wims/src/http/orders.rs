@@ -265,6 +265,22 @@ pub async fn cancel(
     Ok(json_reply(status, OrderView::json(&order)))
 }
 
+/// `POST /orders/{orderId}/payment`: another method after a decline.
+pub async fn pay(
+    State(app): State<App>,
+    PathParameters(order_id): PathParameters<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let mut fields = read_optional_fields(&headers, body).await?;
+    let method = fields.required("paymentMethod", new_order::payment_method);
+    let method = fields.finish(|| method)?;
+    let arguments =
+        Doc::object(&[("orderId", Field::Str(&order_id)), ("paymentMethod", Field::Str(&method))]);
+    let order = call_for(&app, &headers, "pay-order", &order_id, arguments).await?;
+    Ok(json_reply(StatusCode::OK, OrderView::json(&order)))
+}
+
 /// Carries out a route for one order; when it is not open it may be closed, and in history.
 async fn call_for(
     app: &App,

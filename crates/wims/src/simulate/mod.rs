@@ -30,6 +30,7 @@ use wims_runtime::sim::{Counts, Outside, SimHistory, Verdict, Violation, World, 
 use wims_runtime::{EngineBugs, Functions};
 use wims_stack::{Doc, Stack};
 
+use crate::constructs::cancellations::DECLINE_GRACE_MS;
 use crate::constructs::observability::LOG_RETENTION_HOURS;
 use crate::constructs::payments_api::PaymentsPace;
 use crate::fns;
@@ -231,6 +232,7 @@ fn settings(rng: &mut Rng) -> Settings {
     Settings {
         team_email: "theteam@ourcompany.com".into(),
         payments,
+        decline_grace_ms: DECLINE_GRACE_MS,
         log_retention_hours: LOG_RETENTION_HOURS,
     }
 }

@@ -8,6 +8,7 @@ mod bad_input;
 mod cancel;
 mod command_line;
 mod declaration;
+mod declines;
 mod directory;
 mod durability;
 mod faults;

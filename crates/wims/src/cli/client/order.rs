@@ -48,6 +48,11 @@ pub enum OrderCommand {
         Its stock is free at once. It is CANCELING until it is known whether it was charged, and \
         until its money is back; then it is CANCELED. Repeating it changes nothing.")]
     Cancel(CancelArgs),
+    /// Try another payment method after a decline
+    #[command(after_help = "Example:\n  \
+        wims order pay 01890a5d-ac96-774b-bcce-b302099a8057 --payment-method tok_4711\n\n\
+        Only of an order whose payment is DECLINED.")]
+    Pay(PayArgs),
 }
 
 /// What `order create` takes.
@@ -120,6 +125,19 @@ pub struct CancelArgs {
     server: ServerArgs,
 }
 
+/// What `order pay` takes.
+#[derive(Args)]
+pub struct PayArgs {
+    /// The order's id
+    #[arg(value_parser = path_segment)]
+    id: String,
+    /// What the payments provider knows the card or account by
+    #[arg(long, env = "WIMS_ORDER_PAY_PAYMENT_METHOD", value_name = "TOKEN")]
+    payment_method: String,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
 /// What `order list` takes.
 #[derive(Args)]
 pub struct ListArgs {
@@ -153,6 +171,7 @@ pub fn run(command: OrderCommand) -> Result<(), Failure> {
             OrderCommand::Export(args) => order_export::export(args).await,
             OrderCommand::Ship(args) => ship(args).await,
             OrderCommand::Cancel(args) => cancel(args).await,
+            OrderCommand::Pay(args) => pay(args).await,
         }
     })?
 }
@@ -198,6 +217,14 @@ async fn ship(args: OrderArgs) -> Result<(), Failure> {
 async fn cancel(args: CancelArgs) -> Result<(), Failure> {
     let path = ["orders", &args.id, "cancel"];
     let body = args.reason.as_ref().map_or(json!({}), |reason| json!({"reason": reason}));
+    let reply = Server::at(&args.server)?.post(&path, &body).await?;
+    let told = || format!("{} is {}\n", reply.field("orderId"), reply.field("status"));
+    args.server.show(&reply, told)
+}
+
+async fn pay(args: PayArgs) -> Result<(), Failure> {
+    let path = ["orders", &args.id, "payment"];
+    let body = json!({"paymentMethod": args.payment_method});
     let reply = Server::at(&args.server)?.post(&path, &body).await?;
     let told = || format!("{} is {}\n", reply.field("orderId"), reply.field("status"));
     args.server.show(&reply, told)
