@@ -12,7 +12,7 @@ use wims_stack::{EventView, Field, Node};
 
 use super::*;
 use crate::domain::{DEFAULT_SKU, Sku};
-use crate::fns::{backorders, fulfillment, inventory, orders, payments, refunds, sample};
+use crate::fns::{backorders, declines, fulfillment, inventory, orders, payments, refunds, sample};
 
 /// What the order has of the stock, and what there is at first.
 const QUANTITY: i64 = 7;
@@ -193,6 +193,21 @@ impl Shop {
         let message = self.message();
         let writes = payments::payment_outcome(&self.delivery(&message), outcome);
         self.transact(&writes);
+    }
+
+    /// The grace is over that began with this image of the order.
+    fn grace_over(&mut self, declined: &Doc) {
+        let data = Doc::object(&[("NewImage", Field::View(declined.view()))]);
+        let detail = Doc::object(&[("data", Field::View(data.view()))]);
+        let order = self.order();
+        let input = TaskInput {
+            event: EventView { source: "", detail_type: "", detail: detail.view().into() },
+            item: &order,
+            reads: Reads::of(&self.items),
+            now_ms: self.now_ms,
+        };
+        let writes = declines::cancel_declined(&input).expect("it does not fail");
+        assert!(self.transact(&writes), "{writes:?}");
     }
 
     fn cancel(&mut self) -> Result<Doc, Refusal> {
@@ -389,6 +404,34 @@ fn a_shipped_order_is_not_canceled_and_a_canceled_one_is_not_shipped() {
     shop.cancel().expect("it has not left");
     let refused = ship(&mut shop).expect_err("its stock may be another's");
     assert_eq!(refused.kind, RefusalKind::Conflict);
+}
+
+#[test]
+fn the_grace_of_an_earlier_decline_does_not_end_that_of_the_last() {
+    let mut shop = Shop::new(10);
+    let declined = |shop: &mut Shop| {
+        call(shop);
+        shop.end_call(&CallOutcome::Declined("no money".into()));
+        shop.order()
+    };
+    shop.reserve();
+    let first = declined(&mut shop);
+    let order_id = first.str("orderId").unwrap_or("").to_owned();
+    let method = ("paymentMethod", Field::Str("tok_other"));
+    let arguments = [("orderId", Field::Str(&order_id)), method];
+    let pending = shop.call(declines::pay_order, &arguments).expect("it was declined");
+    assert_eq!((pending.str("status"), pending.int("charge")), (Some("PENDING"), Some(2)));
+    let refused =
+        shop.call(declines::pay_order, &[arguments[0], ("paymentMethod", Field::Str("x"))]);
+    assert_eq!(refused.map_err(|refusal| refusal.kind), Err(RefusalKind::Conflict));
+    let last = declined(&mut shop);
+    shop.grace_over(&first);
+    assert_eq!(shop.order(), last, "another method was tried since");
+    shop.grace_over(&last);
+    let canceled = shop.order();
+    assert_eq!(canceled.str("status"), Some("CANCELED"));
+    assert_eq!(canceled.str("cancelReason"), Some("declined"));
+    assert_eq!(shop.stock(), [10, 0, 0]);
 }
 
 #[test]
