@@ -2,14 +2,15 @@
 //!
 //! Promise: a call is made only after what it needs is durable, with the same key on every try.
 //! Being refused for pace, or not reaching the API, uses no attempt; only an unknown outcome
-//! does. An unknown outcome is looked up before anything is tried again. A message on which a
-//! function fails is poison: it goes to the dead letters and is never lost. It deliberately knows
-//! no payment: what a message needs and what an outcome means are functions of the business.
+//! does. An unknown outcome is looked up before anything is tried again; where calls are declared
+//! idempotent they are just made again. A message on which a function fails is poison: it goes to
+//! the dead letters and is never lost. It deliberately knows no payment: what a message needs and
+//! what an outcome means are functions of the business.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use wims_stack::{Doc, Field};
+use wims_stack::{Doc, Field, PATH_KEY};
 
 use crate::dead_letter::{Failure, INVALID_WRITES, Origin, PANICKED};
 use crate::engine::{Cause, Engine};
@@ -208,7 +209,7 @@ impl Engine {
         self.hold(Output::Call(ApiCall {
             call: CallId { pipe: at, message: id, number },
             api: api.target.api.name().into(),
-            path: api.target.path.clone(),
+            path: api.target.path.replace(PATH_KEY, &key),
             key,
             traceparent: cause.trace.map(|trace| trace.traceparent(id, number)),
             body,
@@ -232,7 +233,11 @@ impl Engine {
         if matches!(reply, CallReply::Answered { .. }) {
             pipe.pace.answered(self.now.mono_us.saturating_sub(known.began_us));
         }
-        let ended = if known.look_up { Ended::of_look_up(reply) } else { Ended::of_call(reply) };
+        let ended = match (known.look_up, api.target.idempotent) {
+            (true, _) => Ended::of_look_up(reply),
+            (false, false) => Ended::of_call(reply),
+            (false, true) => Ended::of_call(reply).or_refused(),
+        };
         self.end_call(&plan, call, api, ended);
     }
 
@@ -549,6 +554,16 @@ impl Ended {
                 Ended::Refused(failure(format!("the API answered {status}: {reason}")))
             }
             _ => Ended::Unknown(failure(format!("the API answered {status}"))),
+        }
+    }
+
+    /// Nothing is declined where calls are idempotent: what will never work is a dead letter.
+    fn or_refused(self) -> Ended {
+        match self {
+            Ended::Settled(CallOutcome::Declined(reason)) => {
+                Ended::Refused(Failure::new("402", format!("the API answered 402: {reason}")))
+            }
+            other => other,
         }
     }
 

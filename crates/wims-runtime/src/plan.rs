@@ -182,6 +182,8 @@ pub enum StatePlan {
     },
     /// Branches.
     Parallel(Vec<MachinePlan>),
+    /// Goes on after so many milliseconds.
+    Wait(u64),
     /// Ends well.
     Succeed,
     /// Ends with this error.
@@ -575,6 +577,7 @@ impl Compiler<'_> {
             StateKind::Parallel { branches } => {
                 StatePlan::Parallel(branches.iter().map(|branch| self.machine(branch)).collect())
             }
+            StateKind::Wait { duration_ms } => StatePlan::Wait(*duration_ms),
             StateKind::Succeed => StatePlan::Succeed,
             StateKind::Fail { error } => StatePlan::Fail(error.clone()),
         });

@@ -201,6 +201,12 @@ impl Engine {
 
     fn enter(&mut self, run: &Run<'_>, plan: &StatePlan, state: usize, attempts: u32) -> Position {
         match plan {
+            // Come to for the first time, it waits; for the second, it has waited.
+            StatePlan::Wait(duration_ms) if attempts == 0 => {
+                let wake_at_ms = self.state.clock_ms + duration_ms.max(&1);
+                Position::At { state, attempts: 1, wake_at_ms }
+            }
+            StatePlan::Wait(_) => Position::At { state: state + 1, attempts: 0, wake_at_ms: 0 },
             StatePlan::Succeed => Position::Done,
             StatePlan::Fail(error) => Position::Failed(Failure::new(error, error)),
             StatePlan::Parallel(branches) => {
@@ -488,7 +494,9 @@ fn state_named(machine: &MachinePlan, state: &str) -> Option<usize> {
 fn branches(machine: &MachinePlan, state: usize) -> Option<&[MachinePlan]> {
     match machine.states.get(state)? {
         StatePlan::Parallel(branches) => Some(branches),
-        StatePlan::Task { .. } | StatePlan::Succeed | StatePlan::Fail(_) => None,
+        StatePlan::Task { .. } | StatePlan::Wait(_) | StatePlan::Succeed | StatePlan::Fail(_) => {
+            None
+        }
     }
 }
 

@@ -15,8 +15,8 @@ use serde::Serialize;
 use crate::pattern::CompiledPattern;
 use crate::stack::{
     ALL_ERRORS, ApiRef, ApiTarget, Becomes, BusRef, Catch, FunctionRef, HttpRoute, LogRef, Machine,
-    MailLimit, Pipe, PipeSource, PipeTarget, Queue, QueueRef, Retry, Route, Rule, Stack, State,
-    StateKind, TableRef, Target, TargetRef, TargetRetry, Task, Topic, TopicRef, Workflow,
+    MailLimit, PATH_KEY, Pipe, PipeSource, PipeTarget, Queue, QueueRef, Retry, Route, Rule, Stack,
+    State, StateKind, TableRef, Target, TargetRef, TargetRetry, Task, Topic, TopicRef, Workflow,
     WorkflowRef,
 };
 use crate::table::{SORT_KEY, Table};
@@ -254,6 +254,10 @@ impl<'a> Checker<'a> {
         self.positive(at, "burst", u64::from(target.burst));
         self.positive(at, "number of calls under way", target.in_flight_max as u64);
         self.positive(at, "timeout", target.timeout_ms);
+        if target.path.contains(PATH_KEY) && !target.idempotent {
+            let path = &target.path;
+            self.error(at, format!("looks up calls of {path}, whose key is inside the path"));
+        }
     }
 
     fn rule(&mut self, rule: &Rule) {
@@ -425,6 +429,9 @@ impl Checker<'_> {
                 }
                 let whose = format!("a branch of state {}", state.name);
                 branches.iter().for_each(|branch| self.machine(at, &whose, branch));
+            }
+            StateKind::Wait { duration_ms } => {
+                self.positive(at, &format!("wait of state {}", state.name), *duration_ms);
             }
             StateKind::Succeed | StateKind::Fail { .. } => {}
         }
@@ -651,7 +658,7 @@ fn successors(machine: &Machine, position: usize) -> Vec<usize> {
             let place = |catch: &Catch| machine.states.iter().position(|s| s.name == catch.next);
             catch.iter().filter_map(place).chain([position + 1]).collect()
         }
-        StateKind::Parallel { .. } => vec![position + 1],
+        StateKind::Parallel { .. } | StateKind::Wait { .. } => vec![position + 1],
         StateKind::Succeed | StateKind::Fail { .. } => Vec::new(),
     }
 }

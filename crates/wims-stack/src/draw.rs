@@ -300,7 +300,7 @@ impl Graph {
                 StateKind::Parallel { branches } => {
                     branches.iter().for_each(|branch| self.machine(workflow, branch));
                 }
-                StateKind::Succeed | StateKind::Fail { .. } => {}
+                StateKind::Wait { .. } | StateKind::Succeed | StateKind::Fail { .. } => {}
             }
         }
     }
@@ -592,6 +592,9 @@ fn shape(machine: &Machine) -> String {
                 let branches: Vec<String> = branches.iter().map(shape).collect();
                 format!("Parallel({})", branches.join(" | "))
             }
+            StateKind::Wait { duration_ms } => {
+                format!("{} ({})", state.name, duration(*duration_ms))
+            }
             // What follows an end is only come to by a detour.
             StateKind::Succeed | StateKind::Fail { .. } => {
                 joint = if text.is_empty() { "" } else { "; " };
@@ -616,7 +619,7 @@ fn detour(machine: &Machine, catch: &[Catch]) -> String {
 
 fn is_work(kind: &StateKind) -> bool {
     match kind {
-        StateKind::Task { .. } | StateKind::Parallel { .. } => true,
+        StateKind::Task { .. } | StateKind::Parallel { .. } | StateKind::Wait { .. } => true,
         StateKind::Succeed | StateKind::Fail { .. } => false,
     }
 }

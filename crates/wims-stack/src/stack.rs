@@ -183,13 +183,20 @@ pub enum PipeTarget {
     Api(ApiTarget),
 }
 
+/// What stands for a call's key in the path of an [`ApiTarget`].
+pub const PATH_KEY: &str = "{key}";
+
 /// Paced calls to an external API, one a message, with their outcome written back.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ApiTarget {
     /// The API.
     pub api: ApiRef,
-    /// Path of the call, e.g. `/payments`.
+    /// Path of the call, e.g. `/payments`; in it [`PATH_KEY`] stands for the call's key.
     pub path: String,
+    /// A call may be made again under its key whatever became of it, as a refund may: an unknown
+    /// outcome is tried again instead of looked up, and 402 is a refusal like any other.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub idempotent: bool,
     /// The table its functions read and write.
     pub table: TableRef,
     /// Decides what a message needs: a call, a look-up, patience, nothing.
@@ -391,6 +398,11 @@ pub enum StateKind {
     Parallel {
         /// The branches.
         branches: Vec<Machine>,
+    },
+    /// Goes on after this long, restarts or not.
+    Wait {
+        /// How long.
+        duration_ms: u64,
     },
     /// Ends the machine well.
     Succeed,

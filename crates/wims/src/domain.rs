@@ -87,6 +87,9 @@ states! {
         Reserved = "RESERVED",
         /// Its stock left with it.
         Shipped = "SHIPPED",
+        /// Its cancellation was asked: what it held is free again, or it does not wait any more.
+        /// No other order is so.
+        Released = "RELEASED",
     }
 }
 
@@ -105,6 +108,14 @@ states! {
         Declined = "DECLINED",
         /// Given up, in the DLQ; its stock is kept until a person redrives it.
         Failed = "FAILED",
+        /// Canceled and not charged, nor will it be.
+        Voided = "VOIDED",
+        /// Canceled and charged: the money is on its way back.
+        RefundPending = "REFUND_PENDING",
+        /// The money is back.
+        Refunded = "REFUNDED",
+        /// The refund was given up, in the refunds' DLQ, until a person redrives it.
+        RefundFailed = "REFUND_FAILED",
     }
 }
 
@@ -128,12 +139,16 @@ states! {
         Pending = "PENDING",
         /// It waits for stock.
         Backordered = "BACKORDERED",
-        /// Its payment is DECLINED or FAILED: it waits for a person.
+        /// Its payment is DECLINED or FAILED, or its refund is: it waits for a person.
         OnHold = "ON_HOLD",
         /// RESERVED and PAID.
         Ready = "READY",
         /// It left the warehouse; the order is closed.
         Shipped = "SHIPPED",
+        /// Its cancellation was asked; what became of its money is not known, or it is not back.
+        Canceling = "CANCELING",
+        /// It holds no stock and no money; the order is closed.
+        Canceled = "CANCELED",
     }
 }
 
@@ -198,9 +213,27 @@ impl States {
         })
     }
 
-    /// The order's `status`: the first that holds.
+    /// Whether its cancellation was asked: the same transaction releases what it holds.
+    pub fn is_canceled(&self) -> bool {
+        self.inventory == InventoryStatus::Released
+    }
+
+    /// The order's `status`: the first that holds. CANCELING ends by itself, so a refund that was
+    /// given up is ON_HOLD.
     pub fn status(&self) -> OrderStatus {
-        if self.fulfillment == FulfillmentStatus::Shipped {
+        if self.is_canceled() {
+            match self.payment {
+                PaymentStatus::Voided | PaymentStatus::Refunded => OrderStatus::Canceled,
+                PaymentStatus::RefundFailed => OrderStatus::OnHold,
+                PaymentStatus::Pending
+                | PaymentStatus::Processing
+                | PaymentStatus::Unknown
+                | PaymentStatus::Paid
+                | PaymentStatus::Declined
+                | PaymentStatus::Failed
+                | PaymentStatus::RefundPending => OrderStatus::Canceling,
+            }
+        } else if self.fulfillment == FulfillmentStatus::Shipped {
             OrderStatus::Shipped
         } else if matches!(self.payment, PaymentStatus::Declined | PaymentStatus::Failed) {
             OrderStatus::OnHold
@@ -212,6 +245,30 @@ impl States {
         } else {
             OrderStatus::Pending
         }
+    }
+
+    /// Updates of an order in these states that move one of them, its derived status and its time
+    /// with it.
+    pub fn moved(mut self, to: Move, now_ms: u64) -> Vec<Update> {
+        let (attribute, text) = match to {
+            Move::Inventory(status) => {
+                self.inventory = status;
+                ("inventoryStatus", status.as_str())
+            }
+            Move::Payment(status) => {
+                self.payment = status;
+                ("paymentStatus", status.as_str())
+            }
+            Move::Fulfillment(status) => {
+                self.fulfillment = status;
+                ("fulfillmentStatus", status.as_str())
+            }
+        };
+        vec![
+            Update::SetConst(attribute, text),
+            Update::SetConst("status", self.status().as_str()),
+            Update::SetInt("updatedAt", stamp(now_ms)),
+        ]
     }
 }
 
@@ -226,31 +283,12 @@ pub enum Move {
     Fulfillment(FulfillmentStatus),
 }
 
-/// Updates of an order that move one of its states, its derived status and its time with it.
+/// Updates of an order that move one of its states; see [`States::moved`].
 ///
 /// # Panics
 /// When the item is no order.
 pub fn moved(order: &Doc, to: Move, now_ms: u64) -> Vec<Update> {
-    let mut states = States::of(order).expect("a stored order has its three states");
-    let (attribute, text) = match to {
-        Move::Inventory(status) => {
-            states.inventory = status;
-            ("inventoryStatus", status.as_str())
-        }
-        Move::Payment(status) => {
-            states.payment = status;
-            ("paymentStatus", status.as_str())
-        }
-        Move::Fulfillment(status) => {
-            states.fulfillment = status;
-            ("fulfillmentStatus", status.as_str())
-        }
-    };
-    vec![
-        Update::SetConst(attribute, text),
-        Update::SetConst("status", states.status().as_str()),
-        Update::SetInt("updatedAt", stamp(now_ms)),
-    ]
+    States::of(order).expect("a stored order has its three states").moved(to, now_ms)
 }
 
 /// A line of an order: a sku and how many.
@@ -327,20 +365,30 @@ mod tests {
         assert_eq!(status("BACKORDERED", "FAILED", "UNFULFILLED"), "ON_HOLD");
         assert_eq!(status("RESERVED", "DECLINED", "UNFULFILLED"), "ON_HOLD");
         assert_eq!(status("SHIPPED", "PAID", "SHIPPED"), "SHIPPED");
+        for done in ["VOIDED", "REFUNDED"] {
+            assert_eq!(status("RELEASED", done, "UNFULFILLED"), "CANCELED");
+        }
+        for under_way in ["PROCESSING", "UNKNOWN", "FAILED", "REFUND_PENDING"] {
+            assert_eq!(status("RELEASED", under_way, "UNFULFILLED"), "CANCELING");
+        }
+        assert_eq!(status("RELEASED", "REFUND_FAILED", "UNFULFILLED"), "ON_HOLD");
     }
 
     #[test]
     fn each_state_is_stored_by_a_text_of_its_own_and_read_back() {
-        let inventory = ["UNRESERVED", "BACKORDERED", "RESERVED", "SHIPPED"];
+        let inventory = ["UNRESERVED", "BACKORDERED", "RESERVED", "SHIPPED", "RELEASED"];
         let read = |text| InventoryStatus::parse(text).map(InventoryStatus::as_str);
         assert_eq!(inventory.map(read), inventory.map(Some));
         let payment = ["PENDING", "PROCESSING", "UNKNOWN", "PAID", "DECLINED", "FAILED"];
         let read = |text| PaymentStatus::parse(text).map(PaymentStatus::as_str);
         assert_eq!(payment.map(read), payment.map(Some));
+        let after_cancel = ["VOIDED", "REFUND_PENDING", "REFUNDED", "REFUND_FAILED"];
+        assert_eq!(after_cancel.map(read), after_cancel.map(Some));
         let fulfillment = ["UNFULFILLED", "READY", "SHIPPED"];
         let read = |text| FulfillmentStatus::parse(text).map(FulfillmentStatus::as_str);
         assert_eq!(fulfillment.map(read), fulfillment.map(Some));
-        let status = ["PENDING", "BACKORDERED", "ON_HOLD", "READY", "SHIPPED"];
+        let status =
+            ["PENDING", "BACKORDERED", "ON_HOLD", "READY", "SHIPPED", "CANCELING", "CANCELED"];
         let read = |text| OrderStatus::parse(text).map(OrderStatus::as_str);
         assert_eq!(status.map(read), status.map(Some));
         for wrong in ["", "ready", "READY ", "RED"] {

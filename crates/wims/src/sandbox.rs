@@ -2,12 +2,14 @@
 //! real HTTP server that throttles, and declines, fails, is late or breaks off when told to.
 //! Its callers use it synchronously; it knows nothing of orders, queues or events.
 //!
-//! Promise: a key is charged at most once, and an outcome is on disk (fdatasync) before it is told
+//! Promise: a key is charged at most once and refunded at most once, and an outcome is on disk (fdatasync) before it is told
 //! to anyone. `charges` is exact after any kill, and the counters are at least as new as the last
 //! outcome on disk; what a kill may lose are the calls, throttles, repeats and look-ups of the
 //! last second after it.
 //!
-//! Deliberately absent: refunds, credentials, TLS, any look at `paymentMethod` or `quantity`, and
+//! A refund is of a key that was charged, once however often it is asked for.
+//!
+//! Deliberately absent: credentials, TLS, any look at `paymentMethod` or `quantity`, and
 //! forgetting: every outcome stays in memory (some hundred bytes each) and in the ledger, which
 //! only grows.
 
@@ -34,6 +36,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 mod ledger;
+mod refunds;
 
 use ledger::{Counters, Known, Ledger, State, locked, open_ledger};
 
@@ -76,6 +79,8 @@ pub struct SandboxOptions {
     pub decline_percent: u8,
     /// Chance in percent that a call is answered 500, of which nothing is remembered.
     pub error_percent: u8,
+    /// The same of a refund.
+    pub refund_error_percent: u8,
     /// How long after its arrival a new payment is treated.
     pub delay_ms: u64,
     /// Every Nth new charge is kept, but its connection is cut without an answer; 0 = never.
@@ -283,6 +288,8 @@ enum Refusal {
     NoSuchRoute(String),
     #[error("no payment with the key {0} was charged or declined")]
     NotCharged(String),
+    #[error("the payment with the key {0} was declined; there is nothing to refund")]
+    NothingToRefund(String),
     #[error("the body did not arrive within {} seconds", READ_LIMIT.as_secs())]
     BodyTooSlow,
     #[error("the body has more than {BODY_BYTES_MAX} bytes")]
@@ -309,6 +316,7 @@ impl Refusal {
             Refusal::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
             Refusal::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Refusal::OtherTerms => StatusCode::UNPROCESSABLE_ENTITY,
+            Refusal::NothingToRefund(_) => StatusCode::CONFLICT,
             Refusal::Throttled { .. } => StatusCode::TOO_MANY_REQUESTS,
             Refusal::Busy => StatusCode::SERVICE_UNAVAILABLE,
             Refusal::Injected | Refusal::LedgerStopped | Refusal::OutcomeUnknown => {
@@ -324,6 +332,7 @@ impl Refusal {
             Refusal::Invalid(_)
             | Refusal::NoSuchRoute(_)
             | Refusal::NotCharged(_)
+            | Refusal::NothingToRefund(_)
             | Refusal::BodyTooSlow
             | Refusal::BodyTooLarge
             | Refusal::OtherTerms
@@ -424,6 +433,13 @@ impl PaymentsApi {
             }
             (method, path) => match path.strip_prefix("/payments/") {
                 Some(key) if method == Method::GET => self.look_up(key).map(Reply::Answer),
+                Some(rest) if method == Method::POST => match rest.strip_suffix("/refund") {
+                    Some(key) => {
+                        let key = key.to_owned();
+                        self.refund(key, request).await.map(Reply::Answer)
+                    }
+                    None => Err(Refusal::NoSuchRoute(format!("{method} {path}"))),
+                },
                 _ => Err(Refusal::NoSuchRoute(format!("{method} {path}"))),
             },
         }
@@ -515,6 +531,9 @@ impl PaymentsApi {
             Some(known) if self.ledger.has_synced(known.seq) => {
                 Ok(answer(StatusCode::OK, JSON, &*known.payment))
             }
+            Some(known) if known.payment.is_refunded() => {
+                Ok(answer(StatusCode::OK, JSON, &known.payment.before_refund()))
+            }
             // A failed sync may have reached the disk all the same; 404 would be a lie then.
             Some(_) if self.ledger.has_failed() => Err(Refusal::OutcomeUnknown),
             Some(_) | None => Err(Refusal::NotCharged(path_key.to_owned())),
@@ -525,11 +544,12 @@ impl PaymentsApi {
     fn stats(&self) -> Response<Body> {
         let state = self.state();
         let Counters { calls, throttled, repeats, lookups } = state.counters;
-        let charges = state.charges;
+        let (charges, refunds) = (state.charges, state.refunds);
         drop(state);
         let stats = json!({
             "calls": calls,
             "charges": charges,
+            "refunds": refunds,
             "throttled": throttled,
             "repeats": repeats,
             "lookups": lookups,
@@ -647,8 +667,16 @@ struct Payment {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "status", rename_all = "UPPERCASE", rename_all_fields = "camelCase")]
 enum Outcome {
-    Paid { payment_id: String },
-    Declined { reason: String },
+    Paid {
+        payment_id: String,
+    },
+    Declined {
+        reason: String,
+    },
+    /// Charged, and given back since.
+    Refunded {
+        payment_id: String,
+    },
 }
 
 impl Outcome {
@@ -665,7 +693,14 @@ impl Payment {
     fn is_paid(&self) -> bool {
         match self.outcome {
             Outcome::Paid { .. } => true,
-            Outcome::Declined { .. } => false,
+            Outcome::Declined { .. } | Outcome::Refunded { .. } => false,
+        }
+    }
+
+    fn is_refunded(&self) -> bool {
+        match self.outcome {
+            Outcome::Refunded { .. } => true,
+            Outcome::Paid { .. } | Outcome::Declined { .. } => false,
         }
     }
 
@@ -678,7 +713,8 @@ impl Payment {
     /// The answer of `POST /payments`, the same every time.
     fn response(&self) -> Response<Body> {
         match &self.outcome {
-            Outcome::Paid { payment_id } => {
+            // To charge again what was refunded is a repeat of the charge.
+            Outcome::Paid { payment_id } | Outcome::Refunded { payment_id } => {
                 let paid = json!({
                     "message": "Payment Success!",
                     "paymentId": payment_id,

@@ -4,9 +4,10 @@
 //! in a file of its own, named as in the article, and gets what it needs passed in here.
 
 use wims_stack::table::{Closed, Index, SORT_KEY, Table};
-use wims_stack::{BusRef, Condition, Stack, TableRef};
+use wims_stack::{BusRef, Condition, QueueRef, Stack, TableRef, TopicRef};
 
 use crate::constructs::backorders::{Backorders, BackordersProps};
+use crate::constructs::cancellations::{Cancellations, CancellationsProps};
 use crate::constructs::cdc::{Cdc, CdcProps};
 use crate::constructs::customer_notices::{CustomerNotices, CustomerNoticesProps};
 use crate::constructs::fulfillment::{Fulfillment, FulfillmentProps};
@@ -26,6 +27,8 @@ pub struct Settings {
     pub team_email: String,
     /// What the payments API can take.
     pub payments: PaymentsPace,
+    /// How long the stock of an order is kept whose payment was declined.
+    pub decline_grace_ms: u64,
     /// How long the observer log can be read, and the journal is kept for it.
     pub log_retention_hours: u64,
     /// Whether customers are mailed what becomes of their orders.
@@ -53,25 +56,15 @@ pub fn wims_stack(settings: &Settings) -> Stack {
         &mut stack,
         InventoryMonitorProps { bus: bus.clone(), team_email, dead_letters: dead_letters.clone() },
     );
-    let payments_api = PaymentsApi::new(&mut stack, settings.payments.clone());
-    let payments_queue = PaymentsQueue::new(
-        &mut stack,
-        PaymentsQueueProps {
-            api: payments_api.api,
-            rate_per_second: payments_api.pace.rate_per_second,
-            burst: payments_api.pace.burst,
-            in_flight_max: payments_api.pace.in_flight_max,
-            timeout_ms: payments_api.pace.timeout_ms,
-            table: table.clone(),
-            alarm,
-        },
-    );
+    let shared = Shared { table: table.clone(), bus: bus.clone(), alarm, dead_letters };
+    let queue = payments(&mut stack, settings, &shared);
+    let dead_letters = shared.dead_letters;
     OrdersApi::new(&mut stack, OrdersApiProps { table: table.clone() });
     OrdersProcessor::new(
         &mut stack,
         OrdersProcessorProps {
             bus: bus.clone(),
-            queue: payments_queue.queue.clone(),
+            queue: queue.clone(),
             table: table.clone(),
             dead_letters: dead_letters.clone(),
         },
@@ -81,7 +74,7 @@ pub fn wims_stack(settings: &Settings) -> Stack {
         BackordersProps {
             bus: bus.clone(),
             table: table.clone(),
-            queue: payments_queue.queue,
+            queue,
             dead_letters: dead_letters.clone(),
             // Strict: nobody is overtaken.
             fill: function("fill-backorders"),
@@ -103,6 +96,46 @@ pub fn wims_stack(settings: &Settings) -> Stack {
     stack
 }
 
+/// What constructs of money are given.
+struct Shared {
+    table: TableRef,
+    bus: BusRef,
+    alarm: TopicRef,
+    dead_letters: QueueRef,
+}
+
+/// What charges and gives back, and the queue where payments wait.
+fn payments(stack: &mut Stack, settings: &Settings, shared: &Shared) -> QueueRef {
+    let payments_api = PaymentsApi::new(stack, settings.payments.clone());
+    let payments_queue = PaymentsQueue::new(
+        stack,
+        PaymentsQueueProps {
+            api: payments_api.api.clone(),
+            rate_per_second: payments_api.pace.payments_per_second(),
+            burst: payments_api.pace.burst,
+            in_flight_max: payments_api.pace.in_flight_max,
+            timeout_ms: payments_api.pace.timeout_ms,
+            table: shared.table.clone(),
+            alarm: shared.alarm.clone(),
+        },
+    );
+    Cancellations::new(
+        stack,
+        CancellationsProps {
+            bus: shared.bus.clone(),
+            api: payments_api.api,
+            refunds_per_second: payments_api.pace.refunds_per_second(),
+            timeout_ms: payments_api.pace.timeout_ms,
+            table: shared.table.clone(),
+            payments: payments_queue.queue.clone(),
+            decline_grace_ms: settings.decline_grace_ms,
+            alarm: shared.alarm.clone(),
+            dead_letters: shared.dead_letters.clone(),
+        },
+    );
+    payments_queue.queue
+}
+
 fn wims_table(stack: &mut Stack) -> TableRef {
     let name = TableRef::new(TABLE);
     let index = |attribute: &str, prefix: &str, unique| Index {
@@ -112,7 +145,8 @@ fn wims_table(stack: &mut Stack) -> TableRef {
         ordered: false,
     };
     let queues = Index { ordered: true, ..index(SORT_KEY, BACKORDER, false) };
-    let shipped = Condition::is("status", OrderStatus::Shipped.as_str());
+    let ends = [OrderStatus::Shipped.as_str(), OrderStatus::Canceled.as_str()];
+    let is_closed = Condition::is_one_of("status", &ends);
     stack.tables.push(Table {
         name: name.clone(),
         unstreamed: vec![BACKORDER.into(), CONTACT.into()],
@@ -124,7 +158,7 @@ fn wims_table(stack: &mut Stack) -> TableRef {
             index(CONTACT_OF, CONTACT, false),
             queues,
         ],
-        closed: vec![Closed { prefix: CUSTOMER.into(), when: shipped }],
+        closed: vec![Closed { prefix: CUSTOMER.into(), when: is_closed }],
     });
     name
 }
@@ -132,6 +166,7 @@ fn wims_table(stack: &mut Stack) -> TableRef {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::constructs::cancellations::DECLINE_GRACE_MS;
     use crate::constructs::observability::LOG_RETENTION_HOURS;
 
     fn stack() -> Stack {
@@ -140,12 +175,31 @@ mod tests {
 
     fn stack_that_keeps(log_retention_hours: u64) -> Stack {
         let (team_email, payments) = ("theteam@ourcompany.com".into(), PaymentsPace::default());
-        wims_stack(&Settings { team_email, payments, log_retention_hours, customer_mails: true })
+        wims_stack(&Settings {
+            team_email,
+            payments,
+            decline_grace_ms: DECLINE_GRACE_MS,
+            log_retention_hours,
+            customer_mails: true,
+        })
     }
 
     #[test]
     fn the_log_is_kept_as_long_as_the_setting_says() {
         assert_eq!(stack_that_keeps(3).logs[0].retention_ms, 10_800_000);
+    }
+
+    #[test]
+    fn payments_and_refunds_together_keep_the_declared_rate() {
+        let stack = stack();
+        let rate = |pipe: &wims_stack::Pipe| match &pipe.target {
+            wims_stack::PipeTarget::Api(api) => api.rate_per_second,
+            wims_stack::PipeTarget::Bus { .. } => 0.0,
+        };
+        let rates: Vec<f64> = stack.pipes.iter().map(rate).filter(|rate| *rate > 0.0).collect();
+        assert_eq!(rates.len(), 2);
+        let declared = PaymentsPace::default().rate_per_second;
+        assert!((rates.iter().sum::<f64>() - declared).abs() < 1e-9, "{rates:?}");
     }
 
     #[test]

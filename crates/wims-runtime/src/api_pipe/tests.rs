@@ -75,6 +75,7 @@ fn called_for(attempts_max: u32) -> Stack {
         target: PipeTarget::Api(ApiTarget {
             api: ApiRef::new("api"),
             path: "/".into(),
+            idempotent: false,
             table: TableRef::new("T"),
             prepare: FunctionRef::new("prepare"),
             outcome: FunctionRef::new("outcome"),
@@ -286,6 +287,18 @@ fn a_look_up_with_wrong_credentials_pauses_the_pipe_and_the_team_is_told_once() 
     assert_eq!(answer(&mut quiet, 500, 401), (0, 1));
     assert_eq!(quiet.messages("mails").len(), 1);
     assert_eq!(quiet.messages("noted")[0].attempts, 1, "a look-up uses none");
+}
+
+#[test]
+fn where_calls_are_idempotent_402_is_a_refusal_and_nothing_else_differs() {
+    let declined = Ended::of_call(answered(402));
+    assert!(matches!(&declined, Ended::Settled(CallOutcome::Declined(_))), "{declined:?}");
+    let refused = declined.or_refused();
+    assert!(matches!(&refused, Ended::Refused(failure) if failure.code == "402"), "{refused:?}");
+    for status in [200, 401, 404, 409, 422, 429, 500, 503] {
+        let ended = || Ended::of_call(answered(status));
+        assert_eq!(ended().or_refused(), ended(), "{status}");
+    }
 }
 
 #[test]

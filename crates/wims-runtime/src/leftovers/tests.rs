@@ -170,6 +170,7 @@ fn with_second_at_an_api() -> Stack {
     let target = ApiTarget {
         api: ApiRef::new("api"),
         path: "/".into(),
+        idempotent: false,
         table: TableRef::new("T"),
         prepare: FunctionRef::new("prepare"),
         outcome: FunctionRef::new("outcome"),

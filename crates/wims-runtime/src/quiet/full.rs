@@ -40,6 +40,7 @@ fn stack() -> Stack {
         target: PipeTarget::Api(ApiTarget {
             api,
             path: "/".into(),
+            idempotent: false,
             table: TableRef::new("T"),
             prepare: FunctionRef::new("prepare"),
             outcome: FunctionRef::new("outcome"),

@@ -227,6 +227,20 @@ fn an_execution_goes_on_at_the_state_it_waits_at_when_a_new_stack_has_one_before
 }
 
 #[test]
+fn a_wait_lasts_as_declared_and_a_restart_does_not_end_it() {
+    let wait = State { name: "Grace".into(), kind: StateKind::Wait { duration_ms: 5_000 } };
+    let states = vec![wait, work(Vec::new(), Vec::new())];
+    let mut quiet = start(states.clone(), done);
+    assert_eq!(state_and_waiting(&quiet), (Some("NEW"), 1));
+    quiet.pass_ms(4_900);
+    assert_eq!(state_and_waiting(&quiet), (Some("NEW"), 1));
+    let mut quiet = quiet.restart(&stack(states), &functions(done));
+    assert_eq!(state_and_waiting(&quiet), (Some("NEW"), 1));
+    quiet.pass_ms(5_100);
+    assert_eq!(state_and_waiting(&quiet), (Some("DONE"), 0));
+}
+
+#[test]
 fn an_execution_whose_state_is_gone_is_a_dead_letter_that_can_be_sent_back() {
     let quiet = wait_and_change(&stack(vec![note()]), done);
     assert_eq!(state_and_waiting(&quiet), (Some("NEW"), 0));

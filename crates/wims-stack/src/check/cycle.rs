@@ -78,7 +78,10 @@ impl<'a> Checker<'a> {
                 StateKind::Task { task: Task::SendMessage { queue, .. }, .. } => {
                     self.cycles_of_queue(way, &step, queue);
                 }
-                StateKind::Parallel { .. } | StateKind::Succeed | StateKind::Fail { .. } => {}
+                StateKind::Parallel { .. }
+                | StateKind::Wait { .. }
+                | StateKind::Succeed
+                | StateKind::Fail { .. } => {}
             }
         }
     }

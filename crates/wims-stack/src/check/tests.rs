@@ -84,6 +84,7 @@ fn pipes() -> Vec<Pipe> {
     let api = ApiTarget {
         api: ApiRef::new("PaymentsApi"),
         path: "/payments".into(),
+        idempotent: false,
         table: TableRef::new("WIMS"),
         prepare: FunctionRef::new("payment-prepare"),
         outcome: FunctionRef::new("payment-outcome"),
@@ -402,6 +403,9 @@ fn limits_have_a_floor_and_a_ceiling() {
     finds("error pipe/PaymentsPipe: rate of 0 a second moves nothing", |stack| {
         api(stack).rate_per_second = 0.0;
     });
+    let path =
+        "error pipe/PaymentsPipe: looks up calls of /p/{key}/r, whose key is inside the path";
+    finds(path, |stack| api(stack).path = "/p/{key}/r".into());
     finds("error pipe/CDCStreamPipe: batch size is zero", |s| s.pipes[0].source = stream(0));
     finds("error pipe/CDCStreamPipe: batch size is above 10000", |stack| {
         stack.pipes[0].source = stream(BATCH_SIZE_MAX + 1);

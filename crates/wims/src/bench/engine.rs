@@ -15,6 +15,7 @@ use wims_runtime::{Engine, EngineOptions};
 use wims_stack::{Doc, Field};
 
 use crate::cli::{EXIT_CONFIG, Failure, say};
+use crate::constructs::cancellations::DECLINE_GRACE_MS;
 use crate::constructs::observability::LOG_RETENTION_HOURS;
 use crate::constructs::payments_api::PaymentsPace;
 use crate::fns;
@@ -56,6 +57,7 @@ pub fn run(args: &EngineArgs) -> Result<(), Failure> {
     let settings = Settings {
         team_email: "team@localhost".into(),
         payments: PaymentsPace::default(),
+        decline_grace_ms: DECLINE_GRACE_MS,
         log_retention_hours: LOG_RETENTION_HOURS,
         customer_mails: true,
     };

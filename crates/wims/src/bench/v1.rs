@@ -241,6 +241,7 @@ mod tests {
             ledger: scratch.path().join("ledger.jsonl"),
             decline_percent: 0,
             error_percent: 0,
+            refund_error_percent: 0,
             delay_ms: 0,
             drop_after_charge_every: 0,
             late_charge_ms: 0,

@@ -59,7 +59,7 @@ pub struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Take orders: the HTTP API, the engine and, unless told otherwise, the payments sandbox
-    Serve(serve::ServeArgs),
+    Serve(Box<serve::ServeArgs>),
     /// Run the payments sandbox alone: a payments API that throttles, declines and has bad days
     PaymentsSandbox(PaymentsSandboxArgs),
     /// Place, look at and ship orders
@@ -127,6 +127,10 @@ struct PaymentsSandboxArgs {
     #[arg(long, env = "WIMS_SANDBOX_ERROR_PERCENT", default_value_t = 0,
         value_parser = clap::value_parser!(u8).range(0..=100))]
     error_percent: u8,
+    /// Percent of refunds it answers with 500
+    #[arg(long, env = "WIMS_SANDBOX_REFUND_ERROR_PERCENT", default_value_t = 0,
+        value_parser = clap::value_parser!(u8).range(0..=100))]
+    refund_error_percent: u8,
     /// Wait before each answer, in milliseconds
     #[arg(long, env = "WIMS_SANDBOX_DELAY_MS", default_value_t = 0)]
     delay_ms: u64,
@@ -200,7 +204,7 @@ pub fn sandbox_failure(error: &SandboxError, option: &str) -> Failure {
 /// Runs what the command line asks for.
 pub fn run() -> ExitCode {
     let outcome = match Cli::parse().command {
-        Command::Serve(args) => serve::run(args),
+        Command::Serve(args) => serve::run(*args),
         Command::PaymentsSandbox(args) => payments_sandbox(args),
         Command::Order(command) => order::run(command),
         Command::Customer(command) => customer::run(command),
@@ -254,6 +258,7 @@ fn payments_sandbox(args: PaymentsSandboxArgs) -> Result<(), Failure> {
         ledger: args.ledger,
         decline_percent: args.decline_percent,
         error_percent: args.error_percent,
+        refund_error_percent: args.refund_error_percent,
         delay_ms: args.delay_ms,
         drop_after_charge_every: args.drop_after_charge_every,
         late_charge_ms: args.late_charge_ms,

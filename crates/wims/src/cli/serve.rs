@@ -78,8 +78,8 @@ pub struct ServeArgs {
     /// --sandbox-... flag. WIMS_PAYMENTS_AUTHORIZATION is sent as its Authorization header
     #[arg(long, env = "WIMS_PAYMENTS_URL", value_parser = api_url, conflicts_with_all = [
         "sandbox_listen", "sandbox_rate", "sandbox_burst", "sandbox_decline_percent",
-        "sandbox_error_percent", "sandbox_delay_ms", "sandbox_drop_after_charge_every",
-        "sandbox_late_charge_ms",
+        "sandbox_error_percent", "sandbox_refund_error_percent", "sandbox_delay_ms",
+        "sandbox_drop_after_charge_every", "sandbox_late_charge_ms",
     ])]
     payments_url: Option<String>,
     /// PEM file of root certificates, trusted for the payments API besides the built-in ones
@@ -129,6 +129,11 @@ pub struct ServeArgs {
     #[arg(long, env = "WIMS_TEAM_EMAIL", default_value = "theteam@ourcompany.com",
         value_parser = mail_address)]
     team_email: String,
+    /// How long the stock of an order is kept whose payment was declined, such as 72h or 30m; then
+    /// it is canceled; of the built-in stack
+    #[arg(long, env = "WIMS_DECLINE_GRACE", default_value = "72h", value_name = "TIME",
+        value_parser = decline_grace)]
+    decline_grace: Duration,
     /// Hours for which the observer log can be read and the journal is kept; of the built-in stack
     #[arg(long, env = "WIMS_LOG_RETENTION_HOURS", default_value_t = LOG_RETENTION_HOURS,
         value_parser = clap::value_parser!(u64).range(1..=LOG_HOURS_MAX))]
@@ -139,11 +144,11 @@ pub struct ServeArgs {
     memory_max: u64,
     /// A declaration to run instead of the built-in stack; see `wims graph --format declaration`.
     /// It has its own pace of payments, addresses and retention, so it goes with no
-    /// --payments-rate, -burst, -in-flight or -timeout, no --team-email, no --no-customer-mails and
-    /// no --log-retention-hours
+    /// --payments-rate, -burst, -in-flight or -timeout, no --team-email, no --decline-grace, no
+    /// --no-customer-mails and no --log-retention-hours
     #[arg(long, env = "WIMS_STACK", conflicts_with_all = [
         "payments_rate", "payments_burst", "payments_in_flight", "payments_timeout", "team_email",
-        "log_retention_hours", "no_customer_mails",
+        "decline_grace", "log_retention_hours", "no_customer_mails",
     ])]
     stack: Option<PathBuf>,
     /// Megabytes of a journal segment, of a new data directory
@@ -173,6 +178,10 @@ struct SandboxArgs {
     #[arg(long, env = "WIMS_SANDBOX_ERROR_PERCENT", default_value_t = 0,
         value_parser = clap::value_parser!(u8).range(0..=100))]
     sandbox_error_percent: u8,
+    /// Percent of refunds the sandbox answers with 500
+    #[arg(long, env = "WIMS_SANDBOX_REFUND_ERROR_PERCENT", default_value_t = 0,
+        value_parser = clap::value_parser!(u8).range(0..=100))]
+    sandbox_refund_error_percent: u8,
     /// Wait of the sandbox before each answer, in milliseconds
     #[arg(long, env = "WIMS_SANDBOX_DELAY_MS", default_value_t = 0)]
     sandbox_delay_ms: u64,
@@ -347,6 +356,17 @@ fn declared(args: &ServeArgs) -> Result<Stack, Failure> {
     }
 }
 
+/// Nobody waits longer for another payment method than the year.
+const DECLINE_GRACE_MAX: Duration = Duration::from_secs(366 * 86_400);
+
+fn decline_grace(text: &str) -> Result<Duration, String> {
+    let grace = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if (Duration::from_millis(1)..=DECLINE_GRACE_MAX).contains(&grace) {
+        return Ok(grace);
+    }
+    Err("it is at least a millisecond and at most 366 days".to_owned())
+}
+
 fn settings(args: &ServeArgs) -> Settings {
     let default = PaymentsPace::default();
     let is_sandbox = args.payments_url.is_none();
@@ -363,6 +383,7 @@ fn settings(args: &ServeArgs) -> Settings {
             in_flight_max: args.payments_in_flight,
             timeout_ms: args.payments_timeout * 1_000,
         },
+        decline_grace_ms: u64::try_from(args.decline_grace.as_millis()).unwrap_or(u64::MAX),
         log_retention_hours: args.log_retention_hours,
         customer_mails: !args.no_customer_mails,
     }
@@ -430,6 +451,7 @@ fn start_sandbox(
         ledger: data_dir.join("payments-ledger.jsonl"),
         decline_percent: bad_days.sandbox_decline_percent,
         error_percent: bad_days.sandbox_error_percent,
+        refund_error_percent: bad_days.sandbox_refund_error_percent,
         delay_ms: bad_days.sandbox_delay_ms,
         drop_after_charge_every: bad_days.sandbox_drop_after_charge_every,
         late_charge_ms: bad_days.sandbox_late_charge_ms,

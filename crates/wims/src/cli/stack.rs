@@ -16,6 +16,7 @@ use wims_stack::{
 };
 
 use crate::cli::{EXIT_CONFIG, Failure, say};
+use crate::constructs::cancellations::DECLINE_GRACE_MS;
 use crate::constructs::observability::LOG_RETENTION_HOURS;
 use crate::constructs::payments_api::{PAYMENTS_API, PaymentsPace};
 use crate::domain::{
@@ -107,6 +108,7 @@ fn built_in() -> Stack {
     wims_stack(&Settings {
         team_email: "theteam@ourcompany.com".into(),
         payments: PaymentsPace::default(),
+        decline_grace_ms: DECLINE_GRACE_MS,
         log_retention_hours: LOG_RETENTION_HOURS,
         customer_mails: true,
     })

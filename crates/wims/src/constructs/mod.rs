@@ -2,6 +2,7 @@
 //! passed in `stack.rs`.
 
 pub mod backorders;
+pub mod cancellations;
 pub mod cdc;
 pub mod customer_notices;
 pub mod fulfillment;

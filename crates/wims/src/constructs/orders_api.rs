@@ -27,6 +27,8 @@ impl OrdersApi {
         let routes = [
             ("create-order", Some(("POST", "/orders"))),
             ("ship-order", Some(("POST", "/orders/{orderId}/ship"))),
+            ("cancel-order", Some(("POST", "/orders/{orderId}/cancel"))),
+            ("pay-order", Some(("POST", "/orders/{orderId}/payment"))),
             ("erase-contacts", Some(("POST", "/customers/{customerId}/erase"))),
             ("put-item", Some(("PUT", "/inventory/{product}/{model}"))),
             ("receive-stock", Some(("POST", "/inventory/{product}/{model}/receipts"))),

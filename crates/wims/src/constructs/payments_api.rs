@@ -18,6 +18,22 @@ pub struct PaymentsPace {
     pub timeout_ms: u64,
 }
 
+/// The part of the rate that is kept for refunds, which are few. The API counts both alike, so it is
+/// taken off what payments may use.
+const REFUND_SHARE: f64 = 0.04;
+
+impl PaymentsPace {
+    /// Payments a second.
+    pub fn payments_per_second(&self) -> f64 {
+        self.rate_per_second * (1.0 - REFUND_SHARE)
+    }
+
+    /// Refunds a second.
+    pub fn refunds_per_second(&self) -> f64 {
+        self.rate_per_second * REFUND_SHARE
+    }
+}
+
 impl Default for PaymentsPace {
     /// The article's `throttlingRateLimit: 5, throttlingBurstLimit: 5`.
     fn default() -> PaymentsPace {

@@ -64,6 +64,7 @@ impl PaymentsQueue {
             target: PipeTarget::Api(ApiTarget {
                 api: props.api,
                 path: "/payments".into(),
+                idempotent: false,
                 table: props.table,
                 prepare: function("prepare-payment"),
                 outcome: function("payment-outcome"),

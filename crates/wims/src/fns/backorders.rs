@@ -293,7 +293,7 @@ impl<'a> Run<'a> {
 }
 
 /// The removal of an order's entry in the queue of a sku.
-fn departure(order_id: &str, sku: &Sku<'_>) -> Write {
+pub(super) fn departure(order_id: &str, sku: &Sku<'_>) -> Write {
     Write {
         pk: queue_of(sku),
         sk: order_id.to_owned(),

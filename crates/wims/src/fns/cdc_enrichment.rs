@@ -13,7 +13,7 @@ use crate::domain::{
 };
 
 /// Business events this function can publish.
-pub const BUSINESS_EVENTS: [&str; 12] = [
+pub const BUSINESS_EVENTS: [&str; 14] = [
     "order.received",
     "stock.reserved",
     "order.backordered",
@@ -21,8 +21,10 @@ pub const BUSINESS_EVENTS: [&str; 12] = [
     "payment.declined",
     "payment.unknown",
     "payment.deadLettered",
+    "payment.refunded",
     "order.ready",
     "order.shipped",
+    "order.canceled",
     "stock.received",
     "stock.low",
     "stock.out",
@@ -90,15 +92,18 @@ fn order_events(old: Option<&Doc>, new: &Doc, publish: &mut impl FnMut(&'static 
         let (was, is) = (old.and_then(|old| old.get(attribute)), new.get(attribute)?);
         (was.map(View::bytes) != Some(is.bytes())).then(|| is.as_str())?
     };
+    let payment = became("paymentStatus").and_then(PaymentStatus::parse);
     let outcomes = [
         became("inventoryStatus").and_then(InventoryStatus::parse).and_then(stock_outcome),
-        became("paymentStatus")
-            .and_then(PaymentStatus::parse)
-            .and_then(|status| payment_outcome(old, status)),
+        payment.and_then(|status| payment_outcome(old, status)),
         became("fulfillmentStatus").and_then(FulfillmentStatus::parse).and_then(order_outcome),
     ];
     for event in outcomes.into_iter().flatten() {
         publish(event, flat_order(new));
+    }
+    // Its stock was released before: its money is the last it held.
+    if matches!(payment, Some(PaymentStatus::Voided | PaymentStatus::Refunded)) {
+        publish("order.canceled", flat_order(new));
     }
 }
 
@@ -106,7 +111,7 @@ fn stock_outcome(status: InventoryStatus) -> Option<&'static str> {
     match status {
         InventoryStatus::Reserved => Some("stock.reserved"),
         InventoryStatus::Backordered => Some("order.backordered"),
-        InventoryStatus::Unreserved | InventoryStatus::Shipped => None,
+        InventoryStatus::Unreserved | InventoryStatus::Shipped | InventoryStatus::Released => None,
     }
 }
 
@@ -114,11 +119,22 @@ fn payment_outcome(old: Option<&Doc>, status: PaymentStatus) -> Option<&'static 
     match status {
         PaymentStatus::Paid => Some("payment.succeeded"),
         PaymentStatus::Declined => Some("payment.declined"),
-        // That a person sent a failed payment back is no outcome.
-        PaymentStatus::Unknown if old.is_some_and(has_failed) => None,
-        PaymentStatus::Unknown => Some("payment.unknown"),
+        PaymentStatus::Unknown if had(old, PaymentStatus::Processing) => Some("payment.unknown"),
         PaymentStatus::Failed => Some("payment.deadLettered"),
-        PaymentStatus::Pending | PaymentStatus::Processing => None,
+        // Charged after its order was canceled.
+        PaymentStatus::RefundPending
+            if had(old, PaymentStatus::Processing) || had(old, PaymentStatus::Unknown) =>
+        {
+            Some("payment.succeeded")
+        }
+        PaymentStatus::Refunded => Some("payment.refunded"),
+        // That an earlier call is to be looked up, or a refund to be made, is no outcome.
+        PaymentStatus::Unknown
+        | PaymentStatus::Pending
+        | PaymentStatus::Processing
+        | PaymentStatus::Voided
+        | PaymentStatus::RefundPending
+        | PaymentStatus::RefundFailed => None,
     }
 }
 
@@ -130,8 +146,8 @@ fn order_outcome(status: FulfillmentStatus) -> Option<&'static str> {
     }
 }
 
-fn has_failed(order: &Doc) -> bool {
-    order.str("paymentStatus") == Some(PaymentStatus::Failed.as_str())
+fn had(old: Option<&Doc>, payment: PaymentStatus) -> bool {
+    old.and_then(|order| order.str("paymentStatus")) == Some(payment.as_str())
 }
 
 fn stock_events(old: Option<&Doc>, new: &Doc, publish: &mut impl FnMut(&'static str, Doc)) {
@@ -213,6 +229,22 @@ mod tests {
         assert_eq!(told("PROCESSING", "UNKNOWN"), ["cdcEvent", "payment.unknown"]);
         assert_eq!(told("FAILED", "UNKNOWN"), ["cdcEvent"]);
         assert_eq!(told("UNKNOWN", "FAILED"), ["cdcEvent", "payment.deadLettered"]);
+        assert_eq!(told("PENDING", "UNKNOWN"), ["cdcEvent"]);
+    }
+
+    #[test]
+    fn a_cancellation_is_told_when_the_last_it_held_is_gone() {
+        let order = |payment| {
+            let pk = ("pk", Field::Str("CUSTOMER#349"));
+            Doc::object(&[pk, ("paymentStatus", Field::Str(payment))])
+        };
+        let told = |from, to| events(Some(&order(from)), &order(to));
+        assert_eq!(told("PENDING", "VOIDED"), ["cdcEvent", "order.canceled"]);
+        assert_eq!(told("PAID", "REFUND_PENDING"), ["cdcEvent"]);
+        assert_eq!(told("UNKNOWN", "REFUND_PENDING"), ["cdcEvent", "payment.succeeded"]);
+        assert_eq!(told("REFUND_FAILED", "REFUND_PENDING"), ["cdcEvent"]);
+        let done = ["cdcEvent", "payment.refunded", "order.canceled"];
+        assert_eq!(told("REFUND_PENDING", "REFUNDED"), done);
     }
 
     #[test]

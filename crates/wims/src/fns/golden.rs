@@ -19,7 +19,8 @@ use wims_stack::json::to_value;
 use wims_stack::{Action, Doc, EventView, Field, Node, Update, Write};
 
 use super::cdc_enrichment::{BUSINESS_EVENTS, cdc_enrichment, cdc_event_v1};
-use super::{fulfillment, inventory, orders, payments};
+use super::{cancel, fulfillment, inventory, orders, payments, refunds};
+use crate::constructs::cancellations::DECLINE_GRACE_MS;
 use crate::constructs::observability::LOG_RETENTION_HOURS;
 use crate::constructs::payments_api::PaymentsPace;
 use crate::domain::{CDC_EVENT, CUSTOMER, DEFAULT_SKU, INVENTORY, PROJECT_SOURCE};
@@ -44,6 +45,7 @@ impl Store {
         let stack = wims_stack(&Settings {
             team_email,
             payments,
+            decline_grace_ms: DECLINE_GRACE_MS,
             log_retention_hours,
             customer_mails: true,
         });
@@ -126,6 +128,13 @@ impl Store {
         self.write(writes);
     }
 
+    /// How the refund of an order ends.
+    fn refund(&mut self, order_id: &str, outcome: &CallOutcome) {
+        let message = Doc::object(&[("orderId", Field::Str(order_id))]);
+        let writes = refunds::refund_outcome(&self.delivery(&message), outcome);
+        self.write(writes);
+    }
+
     fn delivery<'a>(&'a self, message: &'a Doc) -> DeliveryInput<'a> {
         DeliveryInput { message, reads: Reads::of(&self.items), now_ms: self.now_ms() }
     }
@@ -152,6 +161,11 @@ fn lived() -> Store {
     store.pay(&failed, &CallOutcome::Exhausted("no answer in time".into()));
     // There is none left for this one.
     store.order(1);
+    // A look-up finds the failed payment after all.
+    let reason = ("reason", Field::Str("found it cheaper"));
+    store.call(cancel::cancel_order, &[("orderId", Field::Str(&failed)), reason]);
+    store.pay(&failed, &CallOutcome::Succeeded);
+    store.refund(&failed, &CallOutcome::Succeeded);
     store
 }
 

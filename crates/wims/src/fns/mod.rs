@@ -4,8 +4,10 @@
 //! area, named as in the article where the article has a name for it.
 
 pub mod backorders;
+pub mod cancel;
 pub mod cdc_enrichment;
 pub mod contacts;
+pub mod declines;
 pub mod fulfillment;
 #[cfg(test)]
 mod golden;
@@ -14,6 +16,7 @@ pub mod mails;
 pub mod notices;
 pub mod orders;
 pub mod payments;
+pub mod refunds;
 #[cfg(test)]
 mod sample;
 
@@ -25,9 +28,11 @@ use wims_stack::check::FunctionKind;
 use wims_stack::{Action, Condition, Doc, FunctionRef, Update, Write};
 
 /// All plain functions, by the names constructs refer to.
-static ALL: [(&str, Function); 16] = [
+static ALL: [(&str, Function); 21] = [
     ("create-order", Function::Route(orders::create_order)),
     ("ship-order", Function::Route(orders::ship_order)),
+    ("cancel-order", Function::Route(cancel::cancel_order)),
+    ("pay-order", Function::Route(declines::pay_order)),
     ("erase-contacts", Function::Route(contacts::erase_contacts)),
     ("put-item", Function::Route(inventory::put_item)),
     ("receive-stock", Function::Route(inventory::receive_stock)),
@@ -37,8 +42,11 @@ static ALL: [(&str, Function); 16] = [
     ("fill-backorders", Function::Transact(backorders::fill)),
     ("fill-backorders-skip", Function::Transact(backorders::fill_skipping)),
     ("mark-ready", Function::Transact(fulfillment::mark_ready)),
+    ("cancel-declined", Function::Transact(declines::cancel_declined)),
     ("prepare-payment", Function::Prepare(payments::prepare_payment)),
     ("payment-outcome", Function::Outcome(payments::payment_outcome)),
+    ("prepare-refund", Function::Prepare(refunds::prepare_refund)),
+    ("refund-outcome", Function::Outcome(refunds::refund_outcome)),
     ("mail-stock-low", Function::Mail(mails::stock_low)),
     ("mail-alerts", Function::Mail(mails::alerts)),
     ("customer-notified", Function::Noticed(notices::customer_notified)),

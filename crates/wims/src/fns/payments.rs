@@ -2,17 +2,23 @@
 //!
 //! Promise: an order is never charged before its stock is reserved, always under one key, and an
 //! unknown outcome is looked up before anything is tried again. Pace, waits and attempts are the
-//! pipe's business, not ours.
+//! pipe's business, not ours. Of an order that is canceled nothing is charged any more: what became
+//! of a call already made is looked up, and a success is refunded.
 
 use wims_runtime::functions::{CallOutcome, Delivery, DeliveryInput, Reads};
 use wims_stack::{Condition, Doc, Field, Update, Write};
 
 use super::{contacts, update};
-use crate::domain::{InventoryStatus, Move, PaymentStatus, States, charge_key, lines, moved};
+use crate::domain::{
+    InventoryStatus, Move, OrderStatus, PaymentStatus, States, charge_key, lines, stamp,
+};
 
 /// A message whose order waits for its stock decision is looked at again after this long.
 const UNRESERVED_WAIT_MS: u64 = 1_000;
-/// A call is under way: only then can one be deferred, or its outcome become unknown.
+/// A canceled order is not charged when a look-up finds nothing this long after its call ended:
+/// until then the call may be on the wire.
+const NOT_FOUND_TRUSTED_AFTER_MS: u64 = 60_000;
+/// A call is under way: only then can one be deferred.
 const PROCESSING: &str = PaymentStatus::Processing.as_str();
 /// A call is under way, or what became of it is looked up.
 const UNDER_WAY: [&str; 2] = [PROCESSING, PaymentStatus::Unknown.as_str()];
@@ -25,26 +31,54 @@ pub fn prepare_payment(input: &DeliveryInput<'_>) -> Delivery {
     }
     let Some(states) = States::of(order) else { return Delivery::Drop };
     match (states.inventory, states.payment) {
+        (InventoryStatus::Released, PaymentStatus::Unknown) => look_up_canceled(input, order),
         (InventoryStatus::Unreserved, PaymentStatus::Pending) => {
             Delivery::Hide { delay_ms: UNRESERVED_WAIT_MS }
         }
         (InventoryStatus::Reserved, PaymentStatus::Pending) => Delivery::Call {
-            writes: vec![processing(input, order)],
+            writes: vec![processing(input, order, states)],
             key: charge_key(order),
             body: request(input.reads, order),
         },
         // PROCESSING: a call is found under way though nobody waits for its answer, for a former
         // life made it. FAILED: it was given up, and a person sent its message back.
         (_, PaymentStatus::Processing | PaymentStatus::Failed) => {
-            let writes = vec![unknown(input, order, states.payment)];
+            let writes = vec![unknown(input, order, states)];
             Delivery::LookUp { key: charge_key(order), writes }
         }
         (_, PaymentStatus::Unknown) => {
             Delivery::LookUp { key: charge_key(order), writes: Vec::new() }
         }
-        (InventoryStatus::Backordered | InventoryStatus::Shipped, PaymentStatus::Pending)
-        | (_, PaymentStatus::Paid | PaymentStatus::Declined) => Delivery::Drop,
+        (
+            InventoryStatus::Backordered | InventoryStatus::Shipped | InventoryStatus::Released,
+            PaymentStatus::Pending,
+        )
+        | (
+            _,
+            PaymentStatus::Paid
+            | PaymentStatus::Declined
+            | PaymentStatus::Voided
+            | PaymentStatus::RefundPending
+            | PaymentStatus::Refunded
+            | PaymentStatus::RefundFailed,
+        ) => Delivery::Drop,
     }
+}
+
+/// Nobody waits for the answer of an earlier look-up: it would not be trusted.
+fn look_up_canceled(input: &DeliveryInput<'_>, order: &Doc) -> Delivery {
+    match not_found_trusted_in_ms(order, input.now_ms) {
+        0 => Delivery::LookUp { key: charge_key(order), writes: Vec::new() },
+        delay_ms => Delivery::Hide { delay_ms },
+    }
+}
+
+/// How long it takes until a look-up that finds nothing means that the order is not charged.
+fn not_found_trusted_in_ms(order: &Doc, now_ms: u64) -> u64 {
+    let ended_ms = order.int("callEndedAt").and_then(|ended| u64::try_from(ended).ok());
+    let trusted_ms = ended_ms.map_or(0, |ended| ended.saturating_add(NOT_FOUND_TRUSTED_AFTER_MS));
+    // A clock that was set back shall not let it wait longer.
+    trusted_ms.saturating_sub(now_ms).min(NOT_FOUND_TRUSTED_AFTER_MS)
 }
 
 /// Whether a message was sent before the order's stock came: the one that was sent then is its
@@ -58,19 +92,29 @@ fn find_order<'a>(input: &DeliveryInput<'a>) -> Option<&'a Doc> {
     input.reads.find("orderId", input.message.str("orderId")?)
 }
 
-fn processing(input: &DeliveryInput<'_>, order: &Doc) -> Write {
+fn processing(input: &DeliveryInput<'_>, order: &Doc, states: States) -> Write {
     let guard = Condition::All(vec![
         Condition::is("inventoryStatus", InventoryStatus::Reserved.as_str()),
         Condition::is("paymentStatus", PaymentStatus::Pending.as_str()),
     ]);
     let to = Move::Payment(PaymentStatus::Processing);
-    update(order, Some(guard), moved(order, to, input.now_ms))
+    update(order, Some(guard), states.moved(to, input.now_ms))
 }
 
 /// Nobody knows what became of its payment: from now on the order waits for a look-up.
-fn unknown(input: &DeliveryInput<'_>, order: &Doc, from: PaymentStatus) -> Write {
-    let guard = Condition::is("paymentStatus", from.as_str());
-    update(order, Some(guard), moved(order, Move::Payment(PaymentStatus::Unknown), input.now_ms))
+fn unknown(input: &DeliveryInput<'_>, order: &Doc, states: States) -> Write {
+    let guard = Condition::is("paymentStatus", states.payment.as_str());
+    let mut updates = states.moved(Move::Payment(PaymentStatus::Unknown), input.now_ms);
+    if states.payment == PaymentStatus::Processing {
+        updates.push(call_ended(input));
+    }
+    update(order, Some(guard), updates)
+}
+
+/// A call ended, or was found ended, that did not tell what became of it: a cancellation must know
+/// when.
+fn call_ended(input: &DeliveryInput<'_>) -> Update {
+    Update::SetInt("callEndedAt", stamp(input.now_ms))
 }
 
 /// The body of a charge. The payment method is the customer's and nowhere but here and in the
@@ -95,22 +139,78 @@ fn request(reads: Reads<'_>, order: &Doc) -> Doc {
 /// Turns an outcome into the order's next payment status.
 pub fn payment_outcome(input: &DeliveryInput<'_>, outcome: &CallOutcome) -> Vec<Write> {
     let Some(order) = find_order(input) else { return Vec::new() };
+    let Some(states) = States::of(order) else { return Vec::new() };
+    if states.is_canceled() {
+        return outcome_of_canceled(input, order, states, outcome);
+    }
     let (from, to, reason): (&[&str], _, Option<&str>) = match outcome {
         CallOutcome::Succeeded => (&UNDER_WAY, PaymentStatus::Paid, None),
         CallOutcome::Declined(reason) => (&UNDER_WAY, PaymentStatus::Declined, Some(reason)),
         CallOutcome::Deferred => (&[PROCESSING], PaymentStatus::Pending, None),
         CallOutcome::NotFound => (&UNDER_WAY, PaymentStatus::Pending, None),
-        CallOutcome::Unknown(reason) => (&[PROCESSING], PaymentStatus::Unknown, Some(reason)),
+        CallOutcome::Unknown(reason) => (&UNDER_WAY, PaymentStatus::Unknown, Some(reason)),
         CallOutcome::Refused(reason) | CallOutcome::Exhausted(reason) => {
             (&UNDER_WAY, PaymentStatus::Failed, Some(reason))
         }
     };
-    let mut updates = moved(order, Move::Payment(to), input.now_ms);
+    let mut updates = states.moved(Move::Payment(to), input.now_ms);
     updates.push(match reason {
         Some(reason) => Update::set_str("reason", reason),
         None => Update::Remove("reason"),
     });
+    if is_of_open_end(outcome) {
+        updates.push(call_ended(input));
+    }
+    if to == PaymentStatus::Declined {
+        updates.push(Update::SetInt("graces", 1));
+    }
     vec![update(order, Some(Condition::is_one_of("paymentStatus", from)), updates)]
+}
+
+/// Whether a call that ended so may have been carried out, or may be yet. A deferral says that
+/// nothing was done, which a proxy between us cannot know.
+fn is_of_open_end(outcome: &CallOutcome) -> bool {
+    match outcome {
+        CallOutcome::Deferred | CallOutcome::Unknown(_) | CallOutcome::Exhausted(_) => true,
+        CallOutcome::Succeeded
+        | CallOutcome::Declined(_)
+        | CallOutcome::NotFound
+        | CallOutcome::Refused(_) => false,
+    }
+}
+
+/// What an outcome means for an order that was canceled in the meantime: it is not charged again,
+/// and what was charged is refunded. A call that was given up is looked up once more.
+fn outcome_of_canceled(
+    input: &DeliveryInput<'_>,
+    order: &Doc,
+    states: States,
+    outcome: &CallOutcome,
+) -> Vec<Write> {
+    let (to, reason) = match outcome {
+        CallOutcome::Succeeded => (PaymentStatus::RefundPending, None),
+        CallOutcome::Declined(reason) => (PaymentStatus::Voided, Some(reason)),
+        CallOutcome::NotFound if not_found_trusted_in_ms(order, input.now_ms) == 0 => {
+            (PaymentStatus::Voided, None)
+        }
+        CallOutcome::NotFound => return Vec::new(),
+        CallOutcome::Deferred => (PaymentStatus::Unknown, None),
+        CallOutcome::Unknown(reason) => (PaymentStatus::Unknown, Some(reason)),
+        CallOutcome::Refused(reason) | CallOutcome::Exhausted(reason) => {
+            (PaymentStatus::Failed, Some(reason))
+        }
+    };
+    let mut updates = states.moved(Move::Payment(to), input.now_ms);
+    updates.extend(reason.map(|reason| Update::set_str("reason", reason)));
+    if is_of_open_end(outcome) {
+        updates.push(call_ended(input));
+    }
+    let is_under_way = Condition::is_one_of("paymentStatus", &UNDER_WAY);
+    let mut writes = vec![update(order, Some(is_under_way), updates)];
+    if (States { payment: to, ..states }).status() == OrderStatus::Canceled {
+        writes.extend(contacts::forget(input.reads, order));
+    }
+    writes
 }
 
 #[cfg(test)]

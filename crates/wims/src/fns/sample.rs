@@ -4,6 +4,7 @@ use wims_runtime::functions::{Reads, RouteInput};
 use wims_runtime::items::Items;
 use wims_stack::Doc;
 
+use crate::constructs::cancellations::DECLINE_GRACE_MS;
 use crate::constructs::observability::LOG_RETENTION_HOURS;
 use crate::constructs::payments_api::PaymentsPace;
 use crate::stack::{Settings, wims_stack};
@@ -13,6 +14,7 @@ pub(super) fn table() -> Items {
     let stack = wims_stack(&Settings {
         team_email: "theteam@ourcompany.com".into(),
         payments: PaymentsPace::default(),
+        decline_grace_ms: DECLINE_GRACE_MS,
         log_retention_hours: LOG_RETENTION_HOURS,
         customer_mails: true,
     });

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `/healthz`, `/readyz` | none |
 //! | `GET` and `HEAD` of anything else, `/metrics` included | `read` |
-//! | `POST /orders` | `orders:write` |
+//! | `POST /orders`, `POST /orders/{id}/cancel` and `/payment` | `orders:write` |
 //! | everything else: ship, stock, redrive, drop | `operate`, which includes `read` |
 
 use std::net::IpAddr;
@@ -148,8 +148,17 @@ fn role_of(method: &Method, path: &str) -> Option<Role> {
         (_, "/healthz" | "/readyz") => None,
         (&Method::GET | &Method::HEAD, _) => Some(Role::Read),
         (&Method::POST, "/orders") => Some(Role::OrdersWrite),
+        (&Method::POST, path) if is_of_who_ordered(path) => Some(Role::OrdersWrite),
         (_, _) => Some(Role::Operate),
     }
+}
+
+/// What is done to an order for the customer who placed it, by whoever may place one.
+fn is_of_who_ordered(path: &str) -> bool {
+    let rest = path.strip_prefix("/orders/").and_then(|rest| rest.split_once('/'));
+    rest.is_some_and(|(order_id, action)| {
+        !order_id.is_empty() && matches!(action, "cancel" | "payment")
+    })
 }
 
 /// The token of a request (RFC 6750, section 2.1); none when there are two.
@@ -226,6 +235,11 @@ mod tests {
             (Method::POST, "/orders", Some(Role::OrdersWrite)),
             (Method::POST, "/orders/", Some(Role::Operate)),
             (Method::POST, "/orders/x/ship", Some(Role::Operate)),
+            (Method::POST, "/orders/x/cancel", Some(Role::OrdersWrite)),
+            (Method::POST, "/orders/x/payment", Some(Role::OrdersWrite)),
+            (Method::POST, "/orders//cancel", Some(Role::Operate)),
+            (Method::POST, "/orders/x/y/cancel", Some(Role::Operate)),
+            (Method::PUT, "/orders/x/cancel", Some(Role::Operate)),
             (Method::PUT, "/inventory/a/b", Some(Role::Operate)),
             (Method::POST, "/inventory/a/b/receipts", Some(Role::Operate)),
             (Method::POST, "/queues/q/redrive", Some(Role::Operate)),

@@ -70,6 +70,8 @@ impl App {
             .route("/orders", post(orders::create).get(orders::list))
             .route("/orders/{orderId}", get(orders::read))
             .route("/orders/{orderId}/ship", post(orders::ship))
+            .route("/orders/{orderId}/cancel", post(orders::cancel))
+            .route("/orders/{orderId}/payment", post(orders::pay))
             .route("/customers/{customerId}/erase", post(customers::erase))
             .route("/inventory", get(inventory::default_item))
             .route("/inventory/items", get(inventory::items))

@@ -1,4 +1,4 @@
-//! Orders over HTTP: create, read, list, ship.
+//! Orders over HTTP: create, read, list, ship, cancel.
 //!
 //! Article section "OrdersApi". Promise: an order reads the same wherever it is, open in the engine
 //! or closed in history, and says the one thing it waits for; a list is newest first. What is
@@ -7,6 +7,8 @@
 //! And it counts nothing over all orders.
 
 mod new_order;
+
+use std::ops::RangeInclusive;
 
 use axum::body::Body;
 use axum::extract::State;
@@ -23,7 +25,11 @@ use crate::domain::{
 use crate::http::idempotency::{key_of, marked};
 use crate::http::problem::Problem;
 use crate::http::query::{PathParameters, QueryString, page_before, page_json, page_limit};
+use crate::http::strict::values::printable_of;
 use crate::http::{App, json_reply, odd, read_keyed_fields, read_optional_fields, rfc3339};
+
+/// Enough to say why; it is stored with the order for good.
+const REASON_CHARS: RangeInclusive<usize> = 1..=256;
 
 /// An order as it is shown.
 #[derive(Serialize)]
@@ -44,6 +50,10 @@ struct OrderView<'a> {
     currency: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cancel_reason: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cancel_requested_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     contact: Option<ContactView<'a>>,
     created_at: String,
@@ -86,6 +96,8 @@ impl<'a> OrderView<'a> {
             amount: order.int("amount").unwrap_or(0),
             currency: text("currency"),
             reason: order.str("reason"),
+            cancel_reason: order.str("cancelReason"),
+            cancel_requested_at: order.int("cancelRequestedAt").map(rfc3339),
             contact: None,
             created_at: rfc3339(order.int("timestamp").unwrap_or(0)),
             updated_at: rfc3339(order.int("updatedAt").unwrap_or(0)),
@@ -101,13 +113,29 @@ impl<'a> OrderView<'a> {
 /// The one thing an open order waits for.
 fn waits_for(states: States) -> Option<&'static str> {
     match states.status() {
-        OrderStatus::Shipped => None,
+        OrderStatus::Shipped | OrderStatus::Canceled => None,
+        OrderStatus::Canceling => Some(match states.payment {
+            PaymentStatus::Processing => "the payments API's answer, before it is canceled",
+            PaymentStatus::RefundPending => "its refund's turn in refunds-queue",
+            // None of the others is CANCELING.
+            PaymentStatus::Unknown
+            | PaymentStatus::Failed
+            | PaymentStatus::Pending
+            | PaymentStatus::Paid
+            | PaymentStatus::Declined
+            | PaymentStatus::Voided
+            | PaymentStatus::Refunded
+            | PaymentStatus::RefundFailed => "a look-up of what became of its payment",
+        }),
         OrderStatus::Ready if states.fulfillment == FulfillmentStatus::Unfulfilled => {
             Some("its hand-over to fulfillment")
         }
         OrderStatus::Ready => Some("a person to ship it"),
         OrderStatus::OnHold if states.payment == PaymentStatus::Declined => {
             Some("another payment method, or its cancellation")
+        }
+        OrderStatus::OnHold if states.payment == PaymentStatus::RefundFailed => {
+            Some("a person to redrive its refund from refunds-dlq")
         }
         OrderStatus::OnHold => Some("a person to redrive its payment from payments-dlq"),
         OrderStatus::Backordered => Some("stock to arrive"),
@@ -121,7 +149,11 @@ fn waits_for(states: States) -> Option<&'static str> {
             PaymentStatus::Unknown
             | PaymentStatus::Paid
             | PaymentStatus::Declined
-            | PaymentStatus::Failed => "a look-up of what became of its payment",
+            | PaymentStatus::Failed
+            | PaymentStatus::Voided
+            | PaymentStatus::RefundPending
+            | PaymentStatus::Refunded
+            | PaymentStatus::RefundFailed => "a look-up of what became of its payment",
         }),
     }
 }
@@ -211,15 +243,59 @@ pub async fn ship(
 ) -> Result<Response, Problem> {
     read_optional_fields(&headers, body).await?.finish(|| Some(()))?;
     let arguments = Doc::object(&[("orderId", Field::Str(&order_id))]);
-    let order = match app.call(&headers, "ship-order", arguments.clone(), None).await {
-        // Not open: it may be closed, and shipped already.
-        Err(problem) if problem.is_not_found() => {
-            let history = closed(&app, &order_id).await?.ok_or(problem)?;
-            app.call(&headers, "ship-order", arguments, Some(history)).await?
-        }
-        other => other?,
-    };
+    let order = call_for(&app, &headers, "ship-order", &order_id, arguments).await?;
     Ok(json_reply(StatusCode::OK, OrderView::json(&order)))
+}
+
+/// `POST /orders/{orderId}/cancel`: 200 when it is CANCELED, 202 while it is on its way there.
+pub async fn cancel(
+    State(app): State<App>,
+    PathParameters(order_id): PathParameters<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let mut fields = read_optional_fields(&headers, body).await?;
+    let reason = fields.optional("reason", |value| printable_of(value, &REASON_CHARS));
+    fields.finish(|| Some(()))?;
+    let arguments = Doc::object(&[("orderId", Field::Str(&order_id))]);
+    let arguments = arguments.with(&[("reason", reason.as_deref().map(Field::Str))]);
+    let order = call_for(&app, &headers, "cancel-order", &order_id, arguments).await?;
+    let is_done = order.str("status") == Some(OrderStatus::Canceled.as_str());
+    let status = if is_done { StatusCode::OK } else { StatusCode::ACCEPTED };
+    Ok(json_reply(status, OrderView::json(&order)))
+}
+
+/// `POST /orders/{orderId}/payment`: another method after a decline.
+pub async fn pay(
+    State(app): State<App>,
+    PathParameters(order_id): PathParameters<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let mut fields = read_optional_fields(&headers, body).await?;
+    let method = fields.required("paymentMethod", new_order::payment_method);
+    let method = fields.finish(|| method)?;
+    let arguments =
+        Doc::object(&[("orderId", Field::Str(&order_id)), ("paymentMethod", Field::Str(&method))]);
+    let order = call_for(&app, &headers, "pay-order", &order_id, arguments).await?;
+    Ok(json_reply(StatusCode::OK, OrderView::json(&order)))
+}
+
+/// Carries out a route for one order; when it is not open it may be closed, and in history.
+async fn call_for(
+    app: &App,
+    headers: &HeaderMap,
+    route: &'static str,
+    order_id: &str,
+    arguments: Doc,
+) -> Result<Doc, Problem> {
+    match app.call(headers, route, arguments.clone(), None).await {
+        Err(problem) if problem.is_not_found() => {
+            let history = closed(app, order_id).await?.ok_or(problem)?;
+            app.call(headers, route, arguments, Some(history)).await
+        }
+        other => other,
+    }
 }
 
 /// What `GET /orders` takes.
@@ -352,8 +428,26 @@ mod tests {
     fn a_status_there_is_not_is_refused_with_those_there_are() {
         assert_eq!(order_status("ON_HOLD").ok(), Some(OrderStatus::OnHold));
         let refused = format!("{:?}", order_status("RED"));
-        let told = "status is one of PENDING, BACKORDERED, ON_HOLD, READY, SHIPPED";
+        let told = "status is one of PENDING, BACKORDERED, ON_HOLD, READY, SHIPPED, CANCELING, \
+            CANCELED";
         assert!(refused.contains(told), "{refused}");
+    }
+
+    #[test]
+    fn a_canceled_order_waits_for_its_money_alone() {
+        let canceled = |payment| {
+            let (inventory, fulfillment) =
+                (InventoryStatus::Released, FulfillmentStatus::Unfulfilled);
+            waits_for(States { inventory, payment, fulfillment })
+        };
+        assert_eq!(canceled(PaymentStatus::Voided), None);
+        assert_eq!(canceled(PaymentStatus::Refunded), None);
+        let refund = canceled(PaymentStatus::RefundPending);
+        assert_eq!(refund, Some("its refund's turn in refunds-queue"));
+        let look_up = "a look-up of what became of its payment";
+        assert_eq!(canceled(PaymentStatus::Failed), Some(look_up));
+        let redrive = "a person to redrive its refund from refunds-dlq";
+        assert_eq!(canceled(PaymentStatus::RefundFailed), Some(redrive));
     }
 
     #[test]

@@ -28,7 +28,7 @@ const BATCH_ENTRIES_MAX: usize = 1_024;
 /// How old counters may grow in memory before they are written without a payment.
 const COUNTERS_EVERY: Duration = Duration::from_secs(1);
 
-/// A payment with its place among the ledger's payments, counted from 1.
+/// A payment with its place among the ledger's entries, counted from 1: a refund is another one.
 #[derive(Clone)]
 pub(super) struct Known {
     pub(super) seq: usize,
@@ -47,11 +47,15 @@ pub(super) struct Counters {
 
 /// What the ledger tells of keys and charges, and what throttles and cuts under the same lock.
 pub(super) struct State {
-    /// By key. Never shrinks, so its size is also the ledger's count of payments.
+    /// By key. Never shrinks.
     pub(super) payments: HashMap<String, Known>,
+    /// Entries of the ledger: payments and refunds.
+    entries: usize,
     pub(super) counters: Counters,
     /// Payments charged and on disk; the writer counts them after the sync.
     pub(super) charges: u64,
+    /// Those of them that were refunded, on disk as well.
+    pub(super) refunds: u64,
     /// Charges since the start, on disk or not: every Nth is cut.
     decided: u64,
     pub(super) bucket: Bucket,
@@ -61,8 +65,10 @@ impl State {
     fn new(options: &SandboxOptions) -> State {
         State {
             payments: HashMap::new(),
+            entries: 0,
             counters: Counters::default(),
             charges: 0,
+            refunds: 0,
             decided: 0,
             bucket: Bucket::full(options.rate_per_second, options.burst),
         }
@@ -74,12 +80,14 @@ impl State {
         if !known.payment.is_for(&call.terms) {
             return Err(Refusal::OtherTerms);
         }
-        self.counters.repeats += u64::from(known.payment.is_paid());
+        let is_charged = known.payment.is_paid() || known.payment.is_refunded();
+        self.counters.repeats += u64::from(is_charged);
         Ok(Some(known.clone()))
     }
 
     pub(super) fn remember(&mut self, payment: Arc<Payment>) -> Known {
-        let known = Known { seq: self.payments.len() + 1, payment };
+        self.entries += 1;
+        let known = Known { seq: self.entries, payment };
         self.payments.insert(known.payment.key.clone(), known.clone());
         known
     }
@@ -94,11 +102,17 @@ impl State {
         let line: Line = serde_json::from_slice(line).map_err(|error| error.to_string())?;
         match line {
             Line::Counters(counters) => self.counters = counters,
-            Line::Payment(payment) if self.payments.contains_key(&payment.key) => {
-                return Err(format!("the key {} is settled a second time", payment.key));
-            }
             Line::Payment(payment) => {
+                let before = self.payments.get(&payment.key);
+                let follows = match before {
+                    None => !payment.is_refunded(),
+                    Some(known) => known.payment.is_paid() && payment.is_refunded(),
+                };
+                if !follows {
+                    return Err(format!("the key {} is settled a second time", payment.key));
+                }
                 self.charges += u64::from(payment.is_paid());
+                self.refunds += u64::from(payment.is_refunded());
                 self.remember(Arc::new(payment));
             }
         }
@@ -181,13 +195,13 @@ pub(super) struct Ledger {
 }
 
 enum Job {
-    Append { line: Vec<u8>, is_charge: bool },
+    Append { line: Vec<u8>, is_charge: bool, is_refund: bool },
     Stop,
 }
 
 #[derive(Clone, Copy)]
 struct Progress {
-    /// Payments on disk, which are those with a `seq` up to this.
+    /// Entries on disk, which are those with a `seq` up to this.
     synced: usize,
     /// A write or sync failed; the ledger takes nothing more.
     failed: bool,
@@ -200,8 +214,7 @@ impl Ledger {
     ) -> io::Result<(Ledger, thread::JoinHandle<()>)> {
         let (jobs, taken) = mpsc::channel();
         let replayed = locked(&state);
-        let (told, progress) =
-            watch::channel(Progress { synced: replayed.payments.len(), failed: false });
+        let (told, progress) = watch::channel(Progress { synced: replayed.entries, failed: false });
         let written = replayed.counters;
         drop(replayed);
         let writer = Writer { file, jobs: taken, progress: told, state, written };
@@ -217,7 +230,8 @@ impl Ledger {
         }
         let mut line = Vec::with_capacity(256);
         Line::Payment(payment.clone()).write_to(&mut line);
-        let job = Job::Append { line, is_charge: payment.is_paid() };
+        let (is_charge, is_refund) = (payment.is_paid(), payment.is_refunded());
+        let job = Job::Append { line, is_charge, is_refund };
         self.jobs.send(job).map_err(|_| Refusal::LedgerStopped)
     }
 
@@ -259,16 +273,18 @@ struct Batch {
     lines: Vec<u8>,
     entries: usize,
     charges: u64,
+    refunds: u64,
     is_last: bool,
 }
 
 impl Batch {
     fn add(&mut self, job: Job) {
         match job {
-            Job::Append { line, is_charge } => {
+            Job::Append { line, is_charge, is_refund } => {
                 self.lines.extend_from_slice(&line);
                 self.entries += 1;
                 self.charges += u64::from(is_charge);
+                self.refunds += u64::from(is_refund);
             }
             Job::Stop => self.is_last = true,
         }
@@ -325,7 +341,10 @@ impl Writer {
         self.file.write_all(&bytes)?;
         self.file.sync_data()?;
         self.written = counters;
-        locked(&self.state).charges += batch.charges;
+        let mut state = locked(&self.state);
+        state.charges += batch.charges;
+        state.refunds += batch.refunds;
+        drop(state);
         self.progress.send_modify(|progress| progress.synced += batch.entries);
         Ok(())
     }
@@ -354,8 +373,9 @@ mod tests {
         assert_eq!(second.pay("k2", "order-2").await.status, 200);
         second.stop().await;
         let third = Running::start(folder.options()).await;
-        let expected =
-            json!({"calls": 3, "charges": 2, "throttled": 0, "repeats": 1, "lookups": 1});
+        let expected = json!({
+            "calls": 3, "charges": 2, "refunds": 0, "throttled": 0, "repeats": 1, "lookups": 1
+        });
         assert_eq!(third.get("/stats").await.body, expected);
         third.stop().await;
     }

@@ -29,6 +29,7 @@ impl Folder {
             ledger: self.0.join("ledger.jsonl"),
             decline_percent: 0,
             error_percent: 0,
+            refund_error_percent: 0,
             delay_ms: 0,
             drop_after_charge_every: 0,
             late_charge_ms: 0,
@@ -90,6 +91,14 @@ impl Running {
 
     pub(super) async fn pay(&self, key: &str, order_id: &str) -> Got {
         self.exchange(&post(key, order_id)).await.unwrap()
+    }
+
+    pub(super) async fn refund(&self, key: &str) -> Got {
+        let head = format!(
+            "POST /payments/{key}/refund HTTP/1.1\r\nHost: sandbox\r\nConnection: close\r\n\
+             Content-Length: 0\r\n\r\n"
+        );
+        self.exchange(&head).await.unwrap()
     }
 
     pub(super) async fn get(&self, path: &str) -> Got {
@@ -154,7 +163,9 @@ async fn the_same_key_twice_charges_once_and_counts_a_repeat() {
     assert_eq!(found.status, 200);
     assert_eq!(found.body["status"], "PAID");
     assert_eq!(found.body["paymentId"], first.body["paymentId"]);
-    let expected = json!({"calls": 2, "charges": 1, "throttled": 0, "repeats": 1, "lookups": 1});
+    let expected = json!({
+        "calls": 2, "charges": 1, "refunds": 0, "throttled": 0, "repeats": 1, "lookups": 1
+    });
     assert_eq!(sandbox.get("/stats").await.body, expected);
     sandbox.stop().await;
 }

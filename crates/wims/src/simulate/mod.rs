@@ -51,6 +51,8 @@ const WORKLOAD: u32 = 0;
 const AUDITOR: u32 = 1;
 /// Microseconds of an hour.
 const HOUR_US: u64 = 3_600 * SECOND_US;
+/// The workload cancels nothing yet, and clocks leap over days: ten years.
+const DECLINE_GRACE_MS: u64 = 10 * 365 * 86_400_000;
 /// Turns of the world an order takes, at most; more is a run that does not end.
 const TURNS_PER_ORDER_MAX: u64 = 5_000;
 
@@ -233,6 +235,7 @@ fn settings(rng: &mut Rng) -> Settings {
     Settings {
         team_email: "theteam@ourcompany.com".into(),
         payments,
+        decline_grace_ms: DECLINE_GRACE_MS,
         log_retention_hours: LOG_RETENTION_HOURS,
         customer_mails: true,
     }

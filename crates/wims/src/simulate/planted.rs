@@ -133,7 +133,10 @@ fn drop_guard(machine: &mut Machine) {
                 task.guard = Condition::Exists;
             }
             StateKind::Parallel { branches } => branches.iter_mut().for_each(drop_guard),
-            StateKind::Task { .. } | StateKind::Succeed | StateKind::Fail { .. } => {}
+            StateKind::Task { .. }
+            | StateKind::Wait { .. }
+            | StateKind::Succeed
+            | StateKind::Fail { .. } => {}
         }
     }
 }

@@ -266,7 +266,7 @@ error route/ship-order: serve has it as POST /orders/{orderId}/ship, not as PUT 
 /orders/{orderId}/ship
 error route/put-item: serve has it as PUT /inventory/{product}/{model}, not as an internal route
 error route/return-stock: serve has no such route; it has create-order, ship-order, \
-erase-contacts, put-item, receive-stock, seed-inventory
+cancel-order, pay-order, erase-contacts, put-item, receive-stock, seed-inventory
 error route/seed-inventory: serve has it as an internal route, not as POST /seed";
     assert_eq!(refused("other-routes", &stack), told);
 }
@@ -278,7 +278,7 @@ fn every_request_the_stack_declares_is_one_the_server_answers() {
     let routes = stack["routes"].as_array().expect("routes");
     let requests: Vec<&Value> =
         routes.iter().map(|route| &route["http"]).filter(|http| !http.is_null()).collect();
-    assert_eq!(requests.len(), 5);
+    assert_eq!(requests.len(), 7);
     for request in requests {
         let text = |name: &str| request[name].as_str().expect("text").to_owned();
         let method = reqwest::Method::from_bytes(text("method").as_bytes()).expect("a method");
@@ -337,6 +337,7 @@ fn settings_of_the_built_in_stack_are_refused_beside_another_stack() {
         "--payments-in-flight=64",
         "--payments-timeout=10",
         "--team-email=theteam@ourcompany.com",
+        "--decline-grace=72h",
         "--log-retention-hours=24",
     ];
     for setting in settings {

@@ -1,4 +1,4 @@
-//! `wims order`: place, look at and ship orders.
+//! `wims order`: place, look at, ship and cancel orders.
 //!
 //! Promise: an order is placed once a call, never again on its own. It deliberately checks nothing
 //! the server checks: its refusals say what is wrong.
@@ -34,7 +34,7 @@ pub enum OrderCommand {
     #[command(after_help = "Examples:\n  \
         wims order list --status ON_HOLD  # those a person must look at\n  \
         wims order list --customer 349 --all --json | wc -l  # how many a customer has\n\n\
-        Statuses: PENDING, BACKORDERED, ON_HOLD, READY, SHIPPED.")]
+        Statuses: PENDING, BACKORDERED, ON_HOLD, READY, SHIPPED, CANCELING, CANCELED.")]
     List(ListArgs),
     /// Write all orders, open and closed, as CSV or lines of JSON
     Export(ExportArgs),
@@ -42,6 +42,17 @@ pub enum OrderCommand {
     #[command(after_help = "Example:\n  wims order ship 01890a5d-ac96-774b-bcce-b302099a8057\n\n\
         Repeating it changes nothing.")]
     Ship(OrderArgs),
+    /// Cancel an order that was not shipped
+    #[command(after_help = "Example:\n  \
+        wims order cancel 01890a5d-ac96-774b-bcce-b302099a8057 --reason 'found it cheaper'\n\n\
+        Its stock is free at once. It is CANCELING until it is known whether it was charged, and \
+        until its money is back; then it is CANCELED. Repeating it changes nothing.")]
+    Cancel(CancelArgs),
+    /// Try another payment method after a decline
+    #[command(after_help = "Example:\n  \
+        wims order pay 01890a5d-ac96-774b-bcce-b302099a8057 --payment-method tok_4711\n\n\
+        Only of an order whose payment is DECLINED.")]
+    Pay(PayArgs),
 }
 
 /// What `order create` takes.
@@ -101,6 +112,32 @@ pub struct OrderArgs {
     server: ServerArgs,
 }
 
+/// What `order cancel` takes.
+#[derive(Args)]
+pub struct CancelArgs {
+    /// The order's id
+    #[arg(value_parser = path_segment)]
+    id: String,
+    /// Why; kept with the order
+    #[arg(long, env = "WIMS_ORDER_CANCEL_REASON", value_name = "TEXT")]
+    reason: Option<String>,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+/// What `order pay` takes.
+#[derive(Args)]
+pub struct PayArgs {
+    /// The order's id
+    #[arg(value_parser = path_segment)]
+    id: String,
+    /// What the payments provider knows the card or account by
+    #[arg(long, env = "WIMS_ORDER_PAY_PAYMENT_METHOD", value_name = "TOKEN")]
+    payment_method: String,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
 /// What `order list` takes.
 #[derive(Args)]
 pub struct ListArgs {
@@ -133,6 +170,8 @@ pub fn run(command: OrderCommand) -> Result<(), Failure> {
             OrderCommand::List(args) => list(args).await,
             OrderCommand::Export(args) => order_export::export(args).await,
             OrderCommand::Ship(args) => ship(args).await,
+            OrderCommand::Cancel(args) => cancel(args).await,
+            OrderCommand::Pay(args) => pay(args).await,
         }
     })?
 }
@@ -171,6 +210,22 @@ async fn get(args: OrderArgs) -> Result<(), Failure> {
 async fn ship(args: OrderArgs) -> Result<(), Failure> {
     let path = ["orders", &args.id, "ship"];
     let reply = Server::at(&args.server)?.post(&path, &json!({})).await?;
+    let told = || format!("{} is {}\n", reply.field("orderId"), reply.field("status"));
+    args.server.show(&reply, told)
+}
+
+async fn cancel(args: CancelArgs) -> Result<(), Failure> {
+    let path = ["orders", &args.id, "cancel"];
+    let body = args.reason.as_ref().map_or(json!({}), |reason| json!({"reason": reason}));
+    let reply = Server::at(&args.server)?.post(&path, &body).await?;
+    let told = || format!("{} is {}\n", reply.field("orderId"), reply.field("status"));
+    args.server.show(&reply, told)
+}
+
+async fn pay(args: PayArgs) -> Result<(), Failure> {
+    let path = ["orders", &args.id, "payment"];
+    let body = json!({"paymentMethod": args.payment_method});
+    let reply = Server::at(&args.server)?.post(&path, &body).await?;
     let told = || format!("{} is {}\n", reply.field("orderId"), reply.field("status"));
     args.server.show(&reply, told)
 }

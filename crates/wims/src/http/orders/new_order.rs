@@ -10,7 +10,7 @@ use wims_stack::{Doc, Field};
 
 use crate::domain::LINES_MAX;
 use crate::http::strict::values::{country, email, printable_of, sku, street, token_of};
-use crate::http::strict::{FieldError, Fields};
+use crate::http::strict::{FieldError, Fields, Json};
 
 /// More than any item allows; the item's own bound is checked by the engine.
 const QUANTITY_MAX: i64 = 10_000;
@@ -96,7 +96,7 @@ fn lines(fields: &mut Fields) -> Option<Doc> {
 /// What is personal of an order and not needed to keep the books.
 fn contact(fields: &mut Fields) -> Option<Doc> {
     let email = fields.optional("email", email);
-    let method = fields.optional("paymentMethod", |value| token_of(value, &PAYMENT_METHOD_CHARS));
+    let method = fields.optional("paymentMethod", payment_method);
     let ship_to = fields.optional_object("shipTo", ship_to);
     if email.is_none() && method.is_none() && ship_to.is_none() {
         return None;
@@ -106,6 +106,14 @@ fn contact(fields: &mut Fields) -> Option<Doc> {
         ("paymentMethod", method.as_deref().map(Field::Str)),
         ("shipTo", ship_to.as_ref().map(|ship_to| Field::View(ship_to.view()))),
     ]))
+}
+
+/// What a payments provider knows a customer's card or account by.
+///
+/// # Errors
+/// When it is something else.
+pub fn payment_method(value: Json) -> Result<String, String> {
+    token_of(value, &PAYMENT_METHOD_CHARS)
 }
 
 fn ship_to(mut fields: Fields) -> Result<Doc, Vec<FieldError>> {

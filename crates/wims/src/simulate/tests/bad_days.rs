@@ -17,6 +17,7 @@ use wims_runtime::sim::{Outside, SimHistory, Verdict, Violation, World, WorldOpt
 use wims_runtime::{EngineBugs, Functions};
 use wims_stack::{Doc, Field, Stack};
 
+use crate::constructs::cancellations::DECLINE_GRACE_MS;
 use crate::constructs::observability::LOG_RETENTION_HOURS;
 use crate::constructs::payments_api::PaymentsPace;
 use crate::domain::{DEFAULT_SKU, Sku, TABLE};
@@ -33,6 +34,7 @@ fn stack() -> Stack {
     wims_stack(&Settings {
         team_email: TEAM.into(),
         payments: PaymentsPace::default(),
+        decline_grace_ms: DECLINE_GRACE_MS,
         log_retention_hours: LOG_RETENTION_HOURS,
         customer_mails: true,
     })
