@@ -22,7 +22,7 @@ use tokio::runtime::Builder;
 use tokio::sync::{oneshot, watch};
 
 use crate::http::orders;
-use crate::http::server::{self, Door, Entrance, Routes};
+use crate::http::server::{self, CONNECTIONS_MAX, Door, Entrance, Routes};
 
 /// As many as the machine has cores on which the published figures were measured.
 const WORKER_THREADS: usize = 2;
@@ -70,7 +70,8 @@ pub fn run_own(listen: SocketAddr) -> io::Result<()> {
     let doors: io::Result<Vec<Door>> = (0..WORKER_THREADS)
         .map(|number| {
             let name = format!("noop-{number}");
-            server::spawn(name, stopped.clone(), Entrance::default(), || Own).map(|(door, _)| door)
+            let (stop, open) = (stopped.clone(), Entrance::default());
+            server::spawn(name, stop, open, CONNECTIONS_MAX, || Own).map(|(door, _)| door)
         })
         .collect();
     let listener = std::net::TcpListener::bind(listen)?;

@@ -39,7 +39,7 @@ const BEAT: Duration = Duration::from_secs(1);
 /// The last answer of a connection has this long to leave.
 const FLUSH_TIME: Duration = Duration::from_millis(50);
 /// Connections of one thread, at most; more wait in the listen queue.
-const CONNECTIONS_MAX: usize = 16_384;
+pub const CONNECTIONS_MAX: usize = 16_384;
 
 /// What is served.
 pub trait Routes: Clone + Send + Sync + 'static {
@@ -82,8 +82,8 @@ pub struct Door {
 }
 
 /// Starts a thread that serves the connections handed through its door until `stop` says so and
-/// the door is closed, each request after it has passed the entrance; `make` makes what is served
-/// inside the thread's runtime.
+/// the door is closed, so many at once at most, each request after it has passed the entrance;
+/// `make` makes what is served inside the thread's runtime.
 ///
 /// # Errors
 /// When thread or runtime cannot be made.
@@ -91,14 +91,16 @@ pub fn spawn<R: Routes>(
     name: String,
     stop: Stop,
     entrance: Entrance,
+    connections_max: usize,
     make: impl FnOnce() -> R + Send + 'static,
 ) -> std::io::Result<(Door, JoinHandle<()>)> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (arrivals, arrived) = unbounded_channel();
-    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let slots = Arc::new(Semaphore::new(connections_max));
+    let all = u32::try_from(connections_max).expect("a small number");
     let door = Door { arrivals, slots: slots.clone() };
     let thread = std::thread::Builder::new().name(name).spawn(move || {
-        runtime.block_on(serve(arrived, slots, stop, entrance, make));
+        runtime.block_on(serve(arrived, (slots, all), stop, entrance, make));
     })?;
     Ok((door, thread))
 }
@@ -134,7 +136,7 @@ pub async fn accept(listener: TcpListener, doors: Vec<Door>, mut stop: Stop) {
 
 async fn serve<R: Routes>(
     mut arrived: UnboundedReceiver<Arrival>,
-    slots: Arc<Semaphore>,
+    (slots, all): (Arc<Semaphore>, u32),
     stop: Stop,
     entrance: Entrance,
     make: impl FnOnce() -> R,
@@ -182,7 +184,6 @@ async fn serve<R: Routes>(
         let _ = stopper.send(());
     }
     // All slots are back once the last connection has ended.
-    let all = u32::try_from(CONNECTIONS_MAX).expect("a small number");
     let ended = slots.acquire_many(all);
     let deadline = *stop.borrow();
     let deadline = deadline.unwrap_or_else(Instant::now);
