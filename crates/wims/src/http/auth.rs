@@ -13,7 +13,7 @@
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ use wims_runtime::driver::locked;
 
 use crate::http::limits::{Asker, Limits};
 use crate::http::problem::Problem;
-use crate::http::tokens::{self, Role, Stamp, Tokens};
+use crate::http::tokens::{self, Role, Stamp, Tokens, TokensError};
 
 /// Between two looks at the file of tokens.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -161,39 +161,69 @@ pub fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
 }
 
 /// Looks once a second whether the file of tokens has changed, and takes what is new. A file that
-/// is broken or gone changes nothing: tokens that were good stay good. The thread ends with the
-/// guard.
+/// is broken or gone changes nothing: tokens that were good stay good. One that cannot be read for
+/// now is tried again, so that no revocation is lost. The thread ends with the guard.
 ///
 /// # Errors
 /// When it cannot start.
 pub fn watch(guard: &Arc<Guard>, path: PathBuf, first: Stamp) -> std::io::Result<()> {
     let guard = Arc::downgrade(guard);
-    let mut seen = Some(first);
+    let mut watched = Watched { path, seen: Some(first), complained: false };
     let look = move || {
         loop {
             std::thread::sleep(LOOK_INTERVAL);
             let Some(guard) = guard.upgrade() else { return };
-            let now = Stamp::at(&path);
-            if now == seen {
-                continue;
-            }
-            seen = now;
-            match tokens::read(&path) {
-                Ok(Some((tokens, stamp))) => {
-                    seen = Some(stamp);
-                    tracing::info!(count = tokens.iter().count(), "the tokens have changed");
-                    guard.replace(tokens);
-                }
-                Ok(None) => {
-                    tracing::error!("the file of tokens is gone; those that were known stay");
-                }
-                Err(error) => {
-                    tracing::error!(%error, "new tokens cannot be read; those that were known stay");
-                }
-            }
+            watched.look(&guard, tokens::read);
         }
     };
     std::thread::Builder::new().name("tokens".to_owned()).spawn(look).map(drop)
+}
+
+/// The file of tokens, as it was seen last.
+struct Watched {
+    path: PathBuf,
+    /// None when it was gone.
+    seen: Option<Stamp>,
+    /// It cannot be read for now, and that was logged.
+    complained: bool,
+}
+
+impl Watched {
+    /// Looks at the file, and reads it if it is another one than that which was seen.
+    fn look(
+        &mut self,
+        guard: &Guard,
+        read: impl FnOnce(&Path) -> Result<Option<(Tokens, Stamp)>, TokensError>,
+    ) {
+        let now = Stamp::at(&self.path);
+        if now == self.seen {
+            return;
+        }
+        match read(&self.path) {
+            Ok(Some((tokens, stamp))) => {
+                self.seen = Some(stamp);
+                tracing::info!(count = tokens.iter().count(), "the tokens have changed");
+                guard.replace(tokens);
+            }
+            Ok(None) => {
+                self.seen = None;
+                tracing::error!("the file of tokens is gone; those that were known stay");
+            }
+            // Another look at the same file would not help.
+            Err(error @ TokensError::Broken { .. }) => {
+                self.seen = now;
+                tracing::error!(%error, "new tokens cannot be read; those that were known stay");
+            }
+            Err(error) => {
+                if !self.complained {
+                    tracing::error!(%error, "new tokens cannot be read for now; trying again");
+                }
+                self.complained = true;
+                return;
+            }
+        }
+        self.complained = false;
+    }
 }
 
 #[cfg(test)]
@@ -255,6 +285,37 @@ mod tests {
             assert_eq!(of(&[wrong]), None, "{wrong}");
         }
         assert_eq!(of(&["Bearer wims_a", "Bearer wims_b"]), None);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_for_now_is_read_by_a_later_look() {
+        let name = format!("wims-auth-{}-watched", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::write(&path, r#"{"version":1,"tokens":[]}"#).unwrap();
+        let guard = closed(None);
+        let mut watched = Watched { path: path.clone(), seen: None, complained: false };
+        let unusable = |path: &Path| {
+            let (path, source) = (path.to_owned(), std::io::ErrorKind::Other.into());
+            Err(TokensError::Unusable { path, source })
+        };
+        watched.look(&guard, unusable);
+        let mut reads = 0;
+        for _ in 0..2 {
+            watched.look(&guard, |path| {
+                reads += 1;
+                tokens::read(path)
+            });
+        }
+        assert_eq!(reads, 1, "it is tried again, and once it is read no more");
+        std::fs::write(&path, "broken").unwrap();
+        for _ in 0..2 {
+            watched.look(&guard, |path| {
+                reads += 1;
+                tokens::read(path)
+            });
+        }
+        assert_eq!(reads, 2, "what is broken is read once");
+        std::fs::remove_file(&path).unwrap();
     }
 
     #[test]
