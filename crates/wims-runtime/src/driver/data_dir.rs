@@ -18,11 +18,14 @@ use crate::frame::{PAGE, SegmentHeader};
 use crate::journal::FrameWrite;
 use crate::recovery::SegmentStore;
 
-const MARKER: &str = "WIMS";
+/// Says that a directory is ours.
+pub(super) const MARKER: &str = "WIMS";
 const MARKER_NEW: &str = "WIMS.new";
 const LOCK: &str = "lock";
+/// What a file system has in its root.
+pub(super) const LOST_FOUND: &str = "lost+found";
 /// What is no data, but says what the directory is and who uses it.
-pub(super) const NO_DATA: [&str; 4] = [MARKER, MARKER_NEW, LOCK, "lost+found"];
+pub(super) const NO_DATA: [&str; 4] = [MARKER, MARKER_NEW, LOCK, LOST_FOUND];
 /// The folder of segments.
 pub(super) const JOURNAL: &str = "journal";
 /// Who only looks whether a directory is in use holds its lock for a moment: so often and so long
@@ -32,7 +35,7 @@ const LOCK_PAUSE: Duration = Duration::from_millis(20);
 /// What may be there before the marker is: what a crash left of our own beginnings, tokens made
 /// before the first start, and what a file system has in its root.
 const BEFORE_MARKER: [&str; 6] =
-    [LOCK, MARKER_NEW, "tokens.json", "tokens.new", "tokens.lock", "lost+found"];
+    [LOCK, MARKER_NEW, "tokens.json", "tokens.new", "tokens.lock", LOST_FOUND];
 const MARKER_TEXT: &str = "A data directory of wims, format 1. Back it up as a whole.\n";
 /// Zeroes are written in pieces of this size, so that commits get their turn in between.
 const ZERO_CHUNK: usize = 256 << 10;
