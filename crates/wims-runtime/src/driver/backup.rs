@@ -359,6 +359,7 @@ fn copy_database(data: &Path, part: &Path) -> Result<(Told, u64), BackupError> {
 
 fn copy_once(data: &Path, part: &Path) -> Result<(Told, u64), BackupError> {
     let history = part.join(HISTORY);
+    let began = Cut::now(SegmentFiles::of(data))?.last_seq();
     if history::copy(&data.join(HISTORY), &history)? {
         // SQLite made it, in a folder that nobody else reads.
         let mode = Permissions::from_mode(FILE_MODE);
@@ -366,7 +367,7 @@ fn copy_once(data: &Path, part: &Path) -> Result<(Told, u64), BackupError> {
     }
     let cursor = history::found_cursor(&history)?;
     let mut cut = Cut::now(SegmentFiles::of(data))?;
-    cut.before_history(cursor)?;
+    cut.before_history(cursor, began)?;
     copy_segments(data, part, &mut cut)?;
     let told = Cut::nowhere(SegmentFiles::of(part)).read_through()?;
     check_together(data, &told, cursor)?;
