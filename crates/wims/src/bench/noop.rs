@@ -23,6 +23,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::http::orders;
 use crate::http::server::{self, CONNECTIONS_MAX, Door, Entrance, Routes};
+use crate::http::tokens::Holder;
 
 /// As many as the machine has cores on which the published figures were measured.
 const WORKER_THREADS: usize = 2;
@@ -96,7 +97,12 @@ impl Routes for Own {
         Router::new()
     }
 
-    async fn take_order(&self, headers: &HeaderMap, body: Body) -> Response {
+    async fn take_order(
+        &self,
+        headers: &HeaderMap,
+        _holder: Option<&Holder>,
+        body: Body,
+    ) -> Response {
         match orders::read_order(headers, body).await {
             Ok(arguments) => {
                 std::hint::black_box(&arguments);

@@ -28,6 +28,7 @@ use tokio_rustls::TlsAcceptor;
 use wims_runtime::driver::locked;
 
 use crate::http::auth::Guard;
+use crate::http::tokens::Holder;
 use crate::http::{App, orders, tls};
 
 /// A client that is silent this long between requests is let go.
@@ -47,7 +48,12 @@ pub trait Routes: Clone + Send + Sync + 'static {
     fn router(self) -> Router;
 
     /// Answers `POST /orders`, the one hot route, which goes past the router.
-    fn take_order(&self, headers: &HeaderMap, body: Body) -> impl Future<Output = Response> + Send;
+    fn take_order(
+        &self,
+        headers: &HeaderMap,
+        holder: Option<&Holder>,
+        body: Body,
+    ) -> impl Future<Output = Response> + Send;
 }
 
 impl Routes for App {
@@ -55,8 +61,13 @@ impl Routes for App {
         App::router(self)
     }
 
-    async fn take_order(&self, headers: &HeaderMap, body: Body) -> Response {
-        orders::take(self, headers, body).await.into_response()
+    async fn take_order(
+        &self,
+        headers: &HeaderMap,
+        holder: Option<&Holder>,
+        body: Body,
+    ) -> Response {
+        orders::take(self, headers, holder, body).await.into_response()
     }
 }
 
@@ -217,23 +228,27 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin>(
     let router = TowerToHyperService::new(router);
     let under_way = Arc::new(AtomicU32::new(0));
     let counted = under_way.clone();
-    let service = service_fn(move |request: Request<Incoming>| {
+    let service = service_fn(move |mut request: Request<Incoming>| {
         let counted = UnderWay::begin(&counted);
-        let denial = guard.as_ref().and_then(|guard| {
-            guard.admit(request.method(), request.uri().path(), request.headers(), client).err()
+        let admitted = guard.as_ref().map_or(Ok(None), |guard| {
+            guard.admit(request.method(), request.uri().path(), request.headers(), client)
         });
         let is_create = request.method() == Method::POST && request.uri().path() == "/orders";
         let app = is_create.then(|| app.clone());
         let router = (!is_create).then(|| router.clone());
         async move {
             let _counted = counted;
-            if let Some(denial) = denial {
-                return Ok(denial.into_response());
-            }
+            let holder = match admitted {
+                Ok(holder) => holder,
+                Err(denial) => return Ok(denial.into_response()),
+            };
             if let Some(app) = app {
                 let (head, body) = request.into_parts();
-                let answer = app.take_order(&head.headers, Body::new(body)).await;
+                let answer = app.take_order(&head.headers, holder.as_ref(), Body::new(body)).await;
                 return Ok::<_, Infallible>(answer);
+            }
+            if let Some(holder) = holder {
+                request.extensions_mut().insert(holder);
             }
             router.expect("one of the two takes it").call(request).await
         }
