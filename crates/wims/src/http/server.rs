@@ -28,11 +28,14 @@ use tokio_rustls::TlsAcceptor;
 use wims_runtime::driver::locked;
 
 use crate::http::auth::Guard;
+use crate::http::patience::Patient;
 use crate::http::tokens::Holder;
 use crate::http::{App, orders, tls};
 
 /// A client that is silent this long between requests is let go.
 const IDLE_LIMIT: Duration = Duration::from_secs(120);
+/// A client that reads nothing of its answer for so long is let go.
+const WRITE_PATIENCE: Duration = Duration::from_secs(60);
 /// Bytes of a request's head, at most.
 const HEAD_BYTES_MAX: usize = 64 << 10;
 /// Between two beats of a thread's own timer.
@@ -166,6 +169,7 @@ async fn serve<R: Routes>(
     let mut number = 0_u64;
     while let Some((stream, client, slot)) = arrived.recv().await {
         let Ok(stream) = tokio::net::TcpStream::from_std(stream) else { continue };
+        let stream = Patient::new(stream, WRITE_PATIENCE);
         number += 1;
         let (stopper, mut stop) = oneshot::channel();
         locked(&open).insert(number, stopper);
