@@ -9,7 +9,7 @@
 //! | `/healthz`, `/readyz` | none; counted by address, as all without a token |
 //! | `GET` and `HEAD` of anything else, `/metrics` included | `read` |
 //! | `POST /orders` | `orders:write` |
-//! | everything else: ship, stock, redrive, drop | `operate`, which includes `read` |
+//! | everything else: ship, stock, redrive, drop, erase | `operate`, which includes `read` |
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;

@@ -47,7 +47,7 @@ pub enum Role {
     #[serde(rename = "orders:write")]
     #[value(name = "orders:write")]
     OrdersWrite,
-    /// Run the warehouse: ship, receive and describe stock, redrive, drop; and read
+    /// Run the warehouse: ship, receive and describe stock, redrive, drop, erase; and read
     #[serde(rename = "operate")]
     Operate,
     /// Look at everything, metrics included
