@@ -14,10 +14,10 @@
 
 mod cut;
 
-use std::ffi::OsStr;
-use std::fs::{self, File, Permissions};
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::time::SystemTime;
 
@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::driver::data_dir::{
-    self, DataDirError, JOURNAL, NO_DATA, SegmentFiles, sync_dir, write_marker,
+    self, DataDirError, JOURNAL, LOST_FOUND, MARKER, NO_DATA, SegmentFiles, sync_dir, write_marker,
 };
 use crate::driver::history::{self, HistoryError};
 use crate::recovery::{RecoveryError, SegmentStore};
@@ -36,10 +36,15 @@ pub const MANIFEST: &str = "backup.json";
 /// Version of the manifest and of how a backup is laid out; another one is refused.
 pub const FORMAT: u32 = 1;
 const HISTORY: &str = "history.db";
+/// Tokens on their way into their file.
+const TOKENS_NEW: &str = "tokens.new";
 /// A file of this ending only grows, line by line: the last one may be half there.
 const LINES: &str = "jsonl";
 /// How often history and journal are copied when segments go meanwhile that the cut needs.
 const TRIES_MAX: usize = 5;
+/// Personal data and hashes of tokens are in it: nobody else reads files and folders we make.
+const FILE_MODE: u32 = 0o600;
+const FOLDER_MODE: u32 = 0o700;
 /// Files are read and written in pieces of this size.
 const CHUNK: usize = 1 << 20;
 
@@ -61,6 +66,9 @@ pub struct Manifest {
     pub history_seq: u64,
     /// All files in it but this one.
     pub files: Vec<FileSum>,
+    /// What was not copied: links, which are not followed, and what is neither file nor folder.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub skipped: Vec<String>,
 }
 
 /// A file of a backup.
@@ -82,7 +90,7 @@ impl Manifest {
     }
 }
 
-/// Why there is no backup, or why one is not restored. Nothing was left behind.
+/// Why there is no backup, or why one is not restored. Nothing was left behind, unless it says so.
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
     /// A file or folder.
@@ -111,6 +119,23 @@ pub enum BackupError {
     /// The folder to write is in the data directory, or has no name.
     #[error("{} cannot become such a folder; name one outside of the data directory", .path.display())]
     Place {
+        /// Its path.
+        path: PathBuf,
+    },
+    /// All is written and has its name, but whether that is durable is unknown.
+    #[error(
+        "{} is there and whole, but it could not be made durable: {source}; verify it before you \
+         rely on it", .path.display()
+    )]
+    NotDurable {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file that the manifest, which is text, cannot name.
+    #[error("{} has a name that is not UTF-8 and cannot be backed up; rename or remove it", .path.display())]
+    Name {
         /// Its path.
         path: PathBuf,
     },
@@ -161,11 +186,12 @@ pub fn back_up(data: &Path, to: &Path) -> Result<Manifest, BackupError> {
     }
     let part = Part::beside(to)?;
     let (told, history_seq) = copy_database(data, &part.path)?;
-    copy_folder(data, &part.path, &is_other)?;
+    let skipped = copy_folder(data, &part.path, &is_other)?;
     let wims = env!("CARGO_PKG_VERSION").to_owned();
     let (last_seq, files) = (told.last_seq, sync_all(&part.path)?);
+    let format = FORMAT;
     let manifest =
-        Manifest { format: FORMAT, wims, made_at, was_running, last_seq, history_seq, files };
+        Manifest { format, wims, made_at, was_running, last_seq, history_seq, files, skipped };
     let text = serde_json::to_vec_pretty(&manifest).expect("a manifest is plain data");
     write_new(&part.path.join(MANIFEST), &text)?;
     part.finish()?;
@@ -191,14 +217,16 @@ pub fn restore(folder: &Path, data: &Path) -> Result<Manifest, BackupError> {
     if !is_free(data)? {
         return Err(BackupError::Exists { path: data.into() });
     }
-    let part = Part::beside(data)?;
-    fs::create_dir(part.path.join(JOURNAL)).map_err(at(&part.path))?;
+    let part = if data.exists() { Part::inside(data)? } else { Part::beside(data)? };
+    make_folder(&part.path.join(JOURNAL))?;
     for file in &manifest.files {
         let (source, target) = (folder.join(&file.path), part.path.join(&file.path));
         if let Some(parent) = target.parent() {
-            fs::create_dir_all(parent).map_err(at(parent))?;
+            let made = DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(parent);
+            made.map_err(at(parent))?;
         }
-        copy_file(&source, &target)?;
+        let opened = File::open(&source).map_err(at(&source))?;
+        copy_open_file(opened, &target).map_err(at(&target))?;
         check_sum(&target, file).map_err(|reason| BackupError::Damaged { path: source, reason })?;
     }
     prove(&part.path, &manifest)?;
@@ -220,6 +248,7 @@ struct Part {
 }
 
 impl Part {
+    /// One that will be renamed to its target, which is not there.
     fn beside(target: &Path) -> Result<Part, BackupError> {
         let name = target.file_name().and_then(OsStr::to_str);
         let name = name.ok_or_else(|| BackupError::Place { path: target.into() })?;
@@ -227,20 +256,64 @@ impl Part {
         let parent = parent.unwrap_or(Path::new(".")).to_owned();
         fs::create_dir_all(&parent).map_err(at(&parent))?;
         let path = parent.join(format!(".{name}.{:08x}.part", fastrand::u32(..)));
-        fs::create_dir(&path).map_err(at(&path))?;
+        make_folder(&path)?;
         Ok(Part { path, target: target.into(), parent })
+    }
+
+    /// One whose entries will be moved up into the folder it is in, which is empty: that may be
+    /// where something is mounted, or belong to somebody who may make nothing beside it.
+    fn inside(target: &Path) -> Result<Part, BackupError> {
+        let path = target.join(format!(".{:08x}.part", fastrand::u32(..)));
+        make_folder(&path)?;
+        Ok(Part { path, target: target.into(), parent: target.into() })
     }
 
     fn finish(self) -> Result<(), BackupError> {
         sync_dir(&self.path).map_err(at(&self.path))?;
-        fs::rename(&self.path, &self.target).map_err(at(&self.target))?;
-        sync_dir(&self.parent).map_err(at(&self.parent))
+        if self.parent == self.target {
+            self.move_up()?;
+        } else {
+            fs::rename(&self.path, &self.target).map_err(at(&self.target))?;
+        }
+        let not_durable = |source| BackupError::NotDurable { path: self.target.clone(), source };
+        sync_dir(&self.parent).map_err(not_durable)
+    }
+
+    /// Moves all entries up, the marker when the others are durable: without it the folder is no
+    /// data directory.
+    fn move_up(&self) -> Result<(), BackupError> {
+        let mut moved = Vec::new();
+        let done = self.move_entries(&mut moved);
+        if done.is_err() {
+            for path in moved {
+                let _ = fs::remove_file(&path).or_else(|_| fs::remove_dir_all(&path));
+            }
+        }
+        done
+    }
+
+    fn move_entries(&self, moved: &mut Vec<PathBuf>) -> Result<(), BackupError> {
+        let mut names = names(&self.path)?;
+        names.retain(|name| name != MARKER);
+        for name in &names {
+            self.move_entry(name, moved)?;
+        }
+        sync_dir(&self.target).map_err(at(&self.target))?;
+        self.move_entry(MARKER, moved)?;
+        fs::remove_dir(&self.path).map_err(at(&self.path))
+    }
+
+    fn move_entry(&self, name: &str, moved: &mut Vec<PathBuf>) -> Result<(), BackupError> {
+        let to = self.target.join(name);
+        fs::rename(self.path.join(name), &to).map_err(at(&to))?;
+        moved.push(to);
+        Ok(())
     }
 }
 
 impl Drop for Part {
     fn drop(&mut self) {
-        // After a rename nothing of this name is left to remove.
+        // After it was renamed or moved nothing of this name is left to remove.
         let _ = fs::remove_dir_all(&self.path);
     }
 }
@@ -252,10 +325,14 @@ fn is_inside(folder: &Path, other: &Path) -> Result<bool, BackupError> {
     Ok(real(there)?.starts_with(real(other)?))
 }
 
-/// Whether a directory is not there or empty.
+/// Whether a directory is not there or empty, but for what a file system has in its root.
 fn is_free(folder: &Path) -> Result<bool, BackupError> {
     match fs::read_dir(folder) {
-        Ok(mut entries) => Ok(entries.next().is_none()),
+        Ok(entries) => {
+            let is_known = |name: io::Result<OsString>| name.is_ok_and(|name| name == LOST_FOUND);
+            let mut names = entries.map(|entry| entry.map(|entry| entry.file_name()));
+            Ok(names.all(is_known))
+        }
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
         Err(source) => Err(at(folder)(source)),
     }
@@ -271,7 +348,8 @@ fn copy_database(data: &Path, part: &Path) -> Result<(Told, u64), BackupError> {
         match copied {
             // A segment went that the cut needs and the server does not any more.
             Err(BackupError::Journal(_)) if before.iter().any(|n| !after.contains(n)) => {
-                fs::remove_dir_all(part).and_then(|()| fs::create_dir(part)).map_err(at(part))?;
+                fs::remove_dir_all(part).map_err(at(part))?;
+                make_folder(part)?;
             }
             copied => return copied,
         }
@@ -281,10 +359,15 @@ fn copy_database(data: &Path, part: &Path) -> Result<(Told, u64), BackupError> {
 
 fn copy_once(data: &Path, part: &Path) -> Result<(Told, u64), BackupError> {
     let history = part.join(HISTORY);
-    history::copy(&data.join(HISTORY), &history)?;
+    let began = Cut::now(SegmentFiles::of(data))?.last_seq();
+    if history::copy(&data.join(HISTORY), &history)? {
+        // SQLite made it, in a folder that nobody else reads.
+        let mode = Permissions::from_mode(FILE_MODE);
+        fs::set_permissions(&history, mode).map_err(at(&history))?;
+    }
     let cursor = history::found_cursor(&history)?;
     let mut cut = Cut::now(SegmentFiles::of(data))?;
-    cut.before_history(cursor)?;
+    cut.before_history(cursor, began)?;
     copy_segments(data, part, &mut cut)?;
     let told = Cut::nowhere(SegmentFiles::of(part)).read_through()?;
     check_together(data, &told, cursor)?;
@@ -295,7 +378,7 @@ fn copy_once(data: &Path, part: &Path) -> Result<(Told, u64), BackupError> {
 /// missing that the server has not any more either.
 fn copy_segments(data: &Path, part: &Path, cut: &mut Cut<SegmentFiles>) -> Result<(), BackupError> {
     let journal = part.join(JOURNAL);
-    fs::create_dir(&journal).map_err(at(&journal))?;
+    make_folder(&journal)?;
     for number in cut.numbers()?.into_iter().rev() {
         match cut.read(number, usize::MAX) {
             Ok(bytes) => write_new(&journal.join(SegmentFiles::name(number)), &bytes)?,
@@ -316,13 +399,20 @@ fn check_together(folder: &Path, told: &Told, history: u64) -> Result<(), Backup
     Err(BackupError::Apart { path: folder.join(HISTORY), history, historied, last_seq })
 }
 
-/// What is neither journal nor history, and not about who uses the directory.
+/// What is neither journal nor history, and not about who uses the directory. Tokens that are not
+/// whole are nobody's yet.
 fn is_other(name: &str) -> bool {
-    !NO_DATA.contains(&name) && name != JOURNAL && !name.starts_with(HISTORY)
+    !NO_DATA.contains(&name) && name != JOURNAL && name != TOKENS_NEW && !name.starts_with(HISTORY)
 }
 
-/// Copies what is wanted of a folder, with all that is below it.
-fn copy_folder(from: &Path, to: &Path, wants: &dyn Fn(&str) -> bool) -> Result<(), BackupError> {
+/// Copies what is wanted of a folder, with all that is below it; the paths of links and other
+/// things that are neither file nor folder, which are not followed.
+fn copy_folder(
+    from: &Path,
+    to: &Path,
+    wants: &dyn Fn(&str) -> bool,
+) -> Result<Vec<String>, BackupError> {
+    let mut skipped = Vec::new();
     for name in names(from)? {
         let (source, target) = (from.join(&name), to.join(&name));
         // A file that is being made has such a name, and gets another one when it is whole.
@@ -330,26 +420,47 @@ fn copy_folder(from: &Path, to: &Path, wants: &dyn Fn(&str) -> bool) -> Result<(
         if is_unfinished || !wants(&name) {
             continue;
         }
-        if source.is_dir() {
-            fs::create_dir(&target).map_err(at(&target))?;
-            copy_folder(&source, &target, &|_| true)?;
-        } else if source.is_file() {
-            let copy = copy_file(&source, &target)?;
-            if target.extension().is_some_and(|ending| ending == LINES) {
-                cut_behind_last_line(&copy).map_err(at(&target))?;
-            }
+        // What is gone by now went while we looked, as mails do.
+        let Some(kind) = unless_gone(source.symlink_metadata()).map_err(at(&source))? else {
+            continue;
+        };
+        if kind.is_dir() {
+            make_folder(&target)?;
+            let below = copy_folder(&source, &target, &|_| true)?;
+            skipped.extend(below.into_iter().map(|path| format!("{name}/{path}")));
+        } else if kind.is_file() {
+            copy_other(&source, &target)?;
+        } else {
+            skipped.push(name);
         }
+    }
+    Ok(skipped)
+}
+
+/// Copies a file, unless it is gone; whole lines of one that grows.
+fn copy_other(source: &Path, target: &Path) -> Result<(), BackupError> {
+    let Some(file) = unless_gone(File::open(source)).map_err(at(source))? else { return Ok(()) };
+    let copy = copy_open_file(file, target).map_err(at(target))?;
+    if target.extension().is_some_and(|ending| ending == LINES) {
+        cut_behind_last_line(&copy).map_err(at(target))?;
     }
     Ok(())
 }
 
-/// Names in a folder, sorted.
+fn unless_gone<T>(found: io::Result<T>) -> io::Result<Option<T>> {
+    match found {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        found => found.map(Some),
+    }
+}
+
+/// Names in a folder, sorted; none when it is gone.
 fn names(folder: &Path) -> Result<Vec<String>, BackupError> {
     let mut names = Vec::new();
-    for entry in fs::read_dir(folder).map_err(at(folder))? {
+    let entries = unless_gone(fs::read_dir(folder)).map_err(at(folder))?;
+    for entry in entries.into_iter().flatten() {
         let name = entry.map_err(at(folder))?.file_name();
-        // The manifest is text.
-        let unnameable = |name| BackupError::Place { path: folder.join(name) };
+        let unnameable = |name| BackupError::Name { path: folder.join(name) };
         names.push(name.into_string().map_err(unnameable)?);
     }
     names.sort_unstable();
@@ -357,25 +468,28 @@ fn names(folder: &Path) -> Result<Vec<String>, BackupError> {
 }
 
 /// Copies a file byte by byte, so that the copy has its own room on the disk.
-fn copy_file(from: &Path, to: &Path) -> Result<File, BackupError> {
-    let mut source = File::open(from).map_err(at(from))?;
-    let mode: Permissions = source.metadata().map_err(at(from))?.permissions();
-    let mut copy =
-        File::options().read(true).write(true).create_new(true).open(to).map_err(at(to))?;
+fn copy_open_file(mut source: File, to: &Path) -> io::Result<File> {
+    let mut copy = new_file(to)?;
     let mut chunk = vec![0; CHUNK];
     loop {
-        let len = source.read(&mut chunk).map_err(at(from))?;
+        let len = source.read(&mut chunk)?;
         if len == 0 {
-            break;
+            return Ok(copy);
         }
-        copy.write_all(&chunk[..len]).map_err(at(to))?;
+        copy.write_all(&chunk[..len])?;
     }
-    copy.set_permissions(mode).map_err(at(to))?;
-    Ok(copy)
+}
+
+fn new_file(path: &Path) -> io::Result<File> {
+    File::options().read(true).write(true).create_new(true).mode(FILE_MODE).open(path)
+}
+
+fn make_folder(path: &Path) -> Result<(), BackupError> {
+    DirBuilder::new().mode(FOLDER_MODE).create(path).map_err(at(path))
 }
 
 fn write_new(path: &Path, bytes: &[u8]) -> Result<(), BackupError> {
-    let mut file = File::create_new(path).map_err(at(path))?;
+    let mut file = new_file(path).map_err(at(path))?;
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(at(path))
 }
 
@@ -455,15 +569,18 @@ fn read_manifest(text: &str) -> Result<Manifest, String> {
         return Err(format!("its format is {found}, this version of wims reads {FORMAT}"));
     }
     let manifest: Manifest = serde_json::from_value(value).map_err(|error| error.to_string())?;
-    let leaves = |path: &str| {
-        let path = Path::new(path);
-        path.components().next().is_none()
-            || path.components().any(|part| !matches!(part, Component::Normal(_)))
-    };
-    match manifest.files.iter().find(|file| leaves(&file.path)) {
+    match manifest.files.iter().find(|file| !may_be_named(Path::new(&file.path))) {
         Some(file) => Err(format!("it names {:?}, which is not in the backup", file.path)),
         None => Ok(manifest),
     }
+}
+
+/// Whether a manifest may name a file: one inside, and not what says whose the directory is.
+fn may_be_named(path: &Path) -> bool {
+    let is_normal = path.components().all(|part| matches!(part, Component::Normal(_)));
+    let first = path.components().next().map(Component::as_os_str);
+    let is_ours = |first: &OsStr| NO_DATA.iter().chain([&MANIFEST]).any(|name| first == *name);
+    is_normal && first.is_some_and(|first| !is_ours(first))
 }
 
 fn check_sum(path: &Path, expected: &FileSum) -> Result<(), String> {

@@ -6,7 +6,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -18,11 +18,14 @@ use crate::frame::{PAGE, SegmentHeader};
 use crate::journal::FrameWrite;
 use crate::recovery::SegmentStore;
 
-const MARKER: &str = "WIMS";
+/// Says that a directory is ours.
+pub(super) const MARKER: &str = "WIMS";
 const MARKER_NEW: &str = "WIMS.new";
 const LOCK: &str = "lock";
+/// What a file system has in its root.
+pub(super) const LOST_FOUND: &str = "lost+found";
 /// What is no data, but says what the directory is and who uses it.
-pub(super) const NO_DATA: [&str; 4] = [MARKER, MARKER_NEW, LOCK, "lost+found"];
+pub(super) const NO_DATA: [&str; 4] = [MARKER, MARKER_NEW, LOCK, LOST_FOUND];
 /// The folder of segments.
 pub(super) const JOURNAL: &str = "journal";
 /// Who only looks whether a directory is in use holds its lock for a moment: so often and so long
@@ -32,7 +35,7 @@ const LOCK_PAUSE: Duration = Duration::from_millis(20);
 /// What may be there before the marker is: what a crash left of our own beginnings, tokens made
 /// before the first start, and what a file system has in its root.
 const BEFORE_MARKER: [&str; 6] =
-    [LOCK, MARKER_NEW, "tokens.json", "tokens.new", "tokens.lock", "lost+found"];
+    [LOCK, MARKER_NEW, "tokens.json", "tokens.new", "tokens.lock", LOST_FOUND];
 const MARKER_TEXT: &str = "A data directory of wims, format 1. Back it up as a whole.\n";
 /// Zeroes are written in pieces of this size, so that commits get their turn in between.
 const ZERO_CHUNK: usize = 256 << 10;
@@ -240,7 +243,7 @@ impl SegmentFiles {
 
     /// A writer of frames.
     pub fn writer(&self) -> FrameWriter {
-        FrameWriter { files: self.clone(), open: None, aligned: Vec::new() }
+        FrameWriter { files: self.clone(), open: None, next: None, aligned: Vec::new() }
     }
 
     /// Opens a segment for reading what is durable.
@@ -283,6 +286,8 @@ fn open_direct(path: &Path, flags: OFlags) -> std::io::Result<(File, bool)> {
 pub struct FrameWriter {
     files: SegmentFiles,
     open: Option<(u64, File, bool)>,
+    /// The segment behind it, opened before a commit needs it.
+    next: Option<(u64, File, bool)>,
     aligned: Vec<u8>,
 }
 
@@ -307,11 +312,37 @@ impl FrameWriter {
         if self.open.as_ref().is_some_and(|(open, ..)| *open == segment) {
             return Ok(());
         }
-        let (file, direct) =
-            open_direct(&self.files.path(segment), OFlags::DIRECT | OFlags::DSYNC)?;
-        self.open = Some((segment, file, direct));
+        let ahead = self.next.take().filter(|(next, file, _)| {
+            *next == segment && is_the_file_at(file, &self.files.path(segment))
+        });
+        self.open = Some(match ahead {
+            Some(ahead) => ahead,
+            None => self.open_segment(segment)?,
+        });
         Ok(())
     }
+
+    /// Opens the next segment, if it is there: a commit that needs it must not find that the
+    /// process has no descriptor left. What does not work is tried again after the next frame.
+    pub fn look_ahead(&mut self) {
+        let Some(current) = self.open.as_ref().map(|(open, ..)| *open) else { return };
+        if self.next.is_none() {
+            self.next = self.open_segment(current + 1).ok();
+        }
+    }
+
+    fn open_segment(&self, segment: u64) -> std::io::Result<(u64, File, bool)> {
+        let flags = OFlags::DIRECT | OFlags::DSYNC;
+        let (file, direct) = open_direct(&self.files.path(segment), flags)?;
+        Ok((segment, file, direct))
+    }
+}
+
+/// Whether an open file is the one of this name: a segment whose preparation failed is removed and
+/// made again.
+fn is_the_file_at(file: &File, path: &Path) -> bool {
+    let (Ok(open), Ok(named)) = (file.metadata(), path.metadata()) else { return false };
+    (open.dev(), open.ino()) == (named.dev(), named.ino())
 }
 
 /// A copy of `bytes` that starts on a page in memory, as direct writes need.
@@ -356,5 +387,47 @@ impl SegmentStore for SegmentFiles {
 
     fn discard(&mut self, segment: u64) -> Result<(), String> {
         self.remove(segment).map_err(|error| error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BYTES: u64 = 4 * PAGE as u64;
+
+    fn prepare(files: &SegmentFiles, number: u64) {
+        let header = SegmentHeader { number, bytes: BYTES, journal_id: 7 };
+        files.prepare(&header).expect("there is room");
+    }
+
+    fn frame(segment: u64) -> FrameWrite {
+        FrameWrite { segment, offset: PAGE as u64, bytes: vec![1; PAGE] }
+    }
+
+    #[test]
+    fn the_next_segment_is_open_before_it_is_needed_and_is_the_one_that_is_there() {
+        let folder = format!("wims-data-dir-{}-ahead", std::process::id());
+        let folder = std::env::temp_dir().join(folder);
+        let files = DataDir::open(&folder).expect("it is new").segments();
+        prepare(&files, 1);
+        let mut writer = files.writer();
+        writer.write(&frame(1)).expect("it is written");
+        writer.look_ahead();
+        assert!(writer.next.is_none(), "there is none");
+        for is_made_again in [false, true] {
+            let number = writer.open.as_ref().expect("it was written to").0 + 1;
+            prepare(&files, number);
+            writer.look_ahead();
+            assert_eq!(writer.next.as_ref().map(|(next, ..)| *next), Some(number));
+            if is_made_again {
+                files.remove(number).expect("it is there");
+                prepare(&files, number);
+            }
+            writer.write(&frame(number)).expect("it is written");
+            let bytes = fs::read(files.path(number)).expect("it is there");
+            assert_eq!(bytes[PAGE], 1, "made again: {is_made_again}");
+        }
+        let _ = fs::remove_dir_all(&folder);
     }
 }

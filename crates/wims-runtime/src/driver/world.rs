@@ -151,6 +151,7 @@ fn write_frames(mut writer: FrameWriter, frames: &Receiver<FrameWrite>, hub: &Hu
             std::process::exit(EXIT_JOURNAL_FAILED);
         }
         hub.complete(Input::Written { buffer: frame.bytes });
+        writer.look_ahead();
     }
 }
 

@@ -22,7 +22,8 @@ use tokio::runtime::Builder;
 use tokio::sync::{oneshot, watch};
 
 use crate::http::orders;
-use crate::http::server::{self, Door, Entrance, Routes};
+use crate::http::server::{self, CONNECTIONS_MAX, Door, Entrance, Routes};
+use crate::http::tokens::Holder;
 
 /// As many as the machine has cores on which the published figures were measured.
 const WORKER_THREADS: usize = 2;
@@ -70,7 +71,8 @@ pub fn run_own(listen: SocketAddr) -> io::Result<()> {
     let doors: io::Result<Vec<Door>> = (0..WORKER_THREADS)
         .map(|number| {
             let name = format!("noop-{number}");
-            server::spawn(name, stopped.clone(), Entrance::default(), || Own).map(|(door, _)| door)
+            let (stop, open) = (stopped.clone(), Entrance::default());
+            server::spawn(name, stop, open, CONNECTIONS_MAX, || Own).map(|(door, _)| door)
         })
         .collect();
     let listener = std::net::TcpListener::bind(listen)?;
@@ -95,7 +97,12 @@ impl Routes for Own {
         Router::new()
     }
 
-    async fn take_order(&self, headers: &HeaderMap, body: Body) -> Response {
+    async fn take_order(
+        &self,
+        headers: &HeaderMap,
+        _holder: Option<&Holder>,
+        body: Body,
+    ) -> Response {
         match orders::read_order(headers, body).await {
             Ok(arguments) => {
                 std::hint::black_box(&arguments);

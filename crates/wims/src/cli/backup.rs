@@ -27,9 +27,8 @@ pub struct BackupArgs {
     /// The folder to make, outside of the data directory; it must not be there
     #[arg(long, env = "WIMS_BACKUP_TO", value_name = "FOLDER", required_unless_present = "verify")]
     to: Option<PathBuf>,
-    /// Make none, but prove that this one is whole
-    #[arg(long, env = "WIMS_BACKUP_VERIFY", value_name = "FOLDER",
-        conflicts_with_all = ["to", "data_dir"])]
+    /// Make none, but prove that this one is whole; --data-dir and --to mean nothing then
+    #[arg(long, env = "WIMS_BACKUP_VERIFY", value_name = "FOLDER")]
     verify: Option<PathBuf>,
     /// Tell what was copied as JSON
     #[arg(long, env = "WIMS_JSON", value_parser = BoolishValueParser::new())]
@@ -46,7 +45,7 @@ pub struct RestoreArgs {
     /// The backup
     #[arg(long, env = "WIMS_RESTORE_FROM", value_name = "FOLDER")]
     from: PathBuf,
-    /// The data directory to make; it must not be there, or be empty
+    /// The data directory to make; it must not be there, or be empty but for lost+found
     #[arg(long, env = "WIMS_DATA_DIR", value_name = "FOLDER")]
     data_dir: PathBuf,
     /// Tell what was restored as JSON
@@ -101,13 +100,18 @@ fn as_json(folder: &Path, manifest: &Manifest) -> Value {
         "historySeq": manifest.history_seq,
         "files": manifest.files.len(),
         "bytes": manifest.bytes(),
+        "skipped": manifest.skipped,
     })
 }
 
 fn as_text(folder: &Path, what: &str, manifest: &Manifest) -> String {
     let running = if manifest.was_running { "a server ran" } else { "no server ran" };
+    let skipped = match manifest.skipped.join(", ") {
+        none if none.is_empty() => none,
+        links => format!("; not in it, since links are not followed: {links}"),
+    };
     format!(
-        "{} {what} everything up to sequence {}: {} files, {} MB, as of {}, when {running}",
+        "{} {what} everything up to sequence {}: {} files, {} MB, as of {}, when {running}{skipped}",
         folder.display(),
         manifest.last_seq,
         manifest.files.len(),
@@ -125,7 +129,7 @@ mod tests {
     #[test]
     fn a_backup_is_told_to_people_and_to_programs() {
         let file = FileSum { path: "history.db".into(), bytes: (3 << 20) + 1, crc32c: 7 };
-        let manifest = Manifest {
+        let mut manifest = Manifest {
             format: 1,
             wims: "0.1.0".into(),
             made_at: "2026-01-02T03:04:05.006Z".into(),
@@ -133,6 +137,7 @@ mod tests {
             last_seq: 9,
             history_seq: 4,
             files: vec![file],
+            skipped: Vec::new(),
         };
         let folder = Path::new("b");
         let text = "b has everything up to sequence 9: 1 files, 4 MB, as of \
@@ -140,8 +145,12 @@ mod tests {
         assert_eq!(as_text(folder, "has", &manifest), text);
         let json = json!({
             "folder": "b", "wims": "0.1.0", "madeAt": "2026-01-02T03:04:05.006Z",
-            "wasRunning": true, "lastSeq": 9, "historySeq": 4, "files": 1, "bytes": 3_145_729
+            "wasRunning": true, "lastSeq": 9, "historySeq": 4, "files": 1, "bytes": 3_145_729,
+            "skipped": []
         });
         assert_eq!(as_json(folder, &manifest), json);
+        manifest.skipped = vec!["a".into(), "b".into()];
+        let text = format!("{text}; not in it, since links are not followed: a, b");
+        assert_eq!(as_text(folder, "has", &manifest), text);
     }
 }

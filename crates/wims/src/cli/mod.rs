@@ -10,6 +10,7 @@
 
 pub mod backup;
 pub mod client;
+pub mod descriptors;
 pub mod entrance;
 pub mod mail_templates;
 pub mod serve;

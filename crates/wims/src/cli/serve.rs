@@ -31,7 +31,7 @@ use wims_stack::{Doc, Stack};
 use crate::bench::child::SANDBOX_LINE;
 use crate::cli::entrance::EntranceArgs;
 use crate::cli::{
-    EXIT_CONFIG, EXIT_DATA_DIR, EXIT_UNAVAILABLE, Failure, block_on, calls_per_second,
+    EXIT_CONFIG, EXIT_DATA_DIR, EXIT_UNAVAILABLE, Failure, block_on, calls_per_second, descriptors,
     mail_templates, sandbox_failure, stack, stop_signal,
 };
 use crate::constructs::observability::LOG_RETENTION_HOURS;
@@ -539,6 +539,7 @@ fn spawn_http(
     stopped: &server::Stop,
 ) -> Result<Vec<JoinHandle<()>>, Failure> {
     let (mut doors, mut threads) = (Vec::new(), Vec::new());
+    let connections_max = descriptors::connections_per_thread(HTTP_THREADS);
     for inbox in 0..HTTP_THREADS {
         let client = runtime.client(inbox);
         let server = client.clone();
@@ -550,7 +551,8 @@ fn spawn_http(
             app
         };
         let name = format!("http-{inbox}");
-        let (door, thread) = server::spawn(name, stopped.clone(), entrance.clone(), make)
+        let (stop, entrance) = (stopped.clone(), entrance.clone());
+        let (door, thread) = server::spawn(name, stop, entrance, connections_max, make)
             .map_err(|error| Failure::new(EXIT_UNAVAILABLE, error))?;
         doors.push(door);
         threads.push(thread);

@@ -6,14 +6,14 @@
 //!
 //! | Request | Role |
 //! |---|---|
-//! | `/healthz`, `/readyz` | none |
+//! | `/healthz`, `/readyz` | none; counted by address, as all without a token |
 //! | `GET` and `HEAD` of anything else, `/metrics` included | `read` |
 //! | `POST /orders`, `POST /orders/{id}/cancel` and `/payment` | `orders:write` |
-//! | everything else: ship, stock, redrive, drop | `operate`, which includes `read` |
+//! | everything else: ship, stock, redrive, drop, erase | `operate`, which includes `read` |
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ use wims_runtime::driver::locked;
 
 use crate::http::limits::{Asker, Limits};
 use crate::http::problem::Problem;
-use crate::http::tokens::{self, Role, Stamp, Tokens};
+use crate::http::tokens::{self, Holder, Role, Stamp, Tokens, TokensError};
 
 /// Between two looks at the file of tokens.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -97,7 +97,7 @@ impl Guard {
         self.tokens.is_some()
     }
 
-    /// Lets a request through, or says why not.
+    /// Lets a request through, and says whose it is where tokens are asked for; or why not.
     ///
     /// # Errors
     /// Why not.
@@ -107,23 +107,22 @@ impl Guard {
         path: &str,
         headers: &HeaderMap,
         client: IpAddr,
-    ) -> Result<(), Denial> {
-        let Some(needed) = role_of(method, path) else { return Ok(()) };
-        let Some(known) = &self.tokens else {
-            return self.count(Asker::from_address(client));
+    ) -> Result<Option<Holder>, Denial> {
+        let (Some(needed), Some(known)) = (role_of(method, path), &self.tokens) else {
+            return self.count(Asker::from_address(client)).map(|()| None);
         };
         let known = locked(known).clone();
         let told = bearer(headers);
-        let token = told.and_then(|told| known.find(told));
+        let holder = told.and_then(|told| known.holder(told));
         // Who tries tokens is counted by address.
-        let asker = token.map(|token| Asker::Token(token.sha256));
+        let asker = holder.as_ref().map(|holder| Asker::Token(holder.token().sha256));
         self.count(asker.unwrap_or_else(|| Asker::from_address(client)))?;
-        match (told, token) {
+        let has_role =
+            |holder: &Holder| holder.token().roles.iter().any(|role| role.includes(needed));
+        match (told, holder) {
             (None, _) => Err(Denial::NoToken),
             (Some(_), None) => Err(Denial::UnknownToken),
-            (Some(_), Some(token)) if token.roles.iter().any(|role| role.includes(needed)) => {
-                Ok(())
-            }
+            (Some(_), Some(holder)) if has_role(&holder) => Ok(Some(holder)),
             (Some(_), Some(_)) => Err(Denial::NeedsRole(needed)),
         }
     }
@@ -162,7 +161,7 @@ fn is_of_who_ordered(path: &str) -> bool {
 }
 
 /// The token of a request (RFC 6750, section 2.1); none when there are two.
-pub fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     let mut told = headers.get_all(AUTHORIZATION).iter();
     let (value, None) = (told.next()?, told.next()) else { return None };
     let (scheme, token) = value.as_bytes().split_at_checked("Bearer ".len())?;
@@ -170,39 +169,69 @@ pub fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
 }
 
 /// Looks once a second whether the file of tokens has changed, and takes what is new. A file that
-/// is broken or gone changes nothing: tokens that were good stay good. The thread ends with the
-/// guard.
+/// is broken or gone changes nothing: tokens that were good stay good. One that cannot be read for
+/// now is tried again, so that no revocation is lost. The thread ends with the guard.
 ///
 /// # Errors
 /// When it cannot start.
 pub fn watch(guard: &Arc<Guard>, path: PathBuf, first: Stamp) -> std::io::Result<()> {
     let guard = Arc::downgrade(guard);
-    let mut seen = Some(first);
+    let mut watched = Watched { path, seen: Some(first), complained: false };
     let look = move || {
         loop {
             std::thread::sleep(LOOK_INTERVAL);
             let Some(guard) = guard.upgrade() else { return };
-            let now = Stamp::at(&path);
-            if now == seen {
-                continue;
-            }
-            seen = now;
-            match tokens::read(&path) {
-                Ok(Some((tokens, stamp))) => {
-                    seen = Some(stamp);
-                    tracing::info!(count = tokens.iter().count(), "the tokens have changed");
-                    guard.replace(tokens);
-                }
-                Ok(None) => {
-                    tracing::error!("the file of tokens is gone; those that were known stay");
-                }
-                Err(error) => {
-                    tracing::error!(%error, "new tokens cannot be read; those that were known stay");
-                }
-            }
+            watched.look(&guard, tokens::read);
         }
     };
     std::thread::Builder::new().name("tokens".to_owned()).spawn(look).map(drop)
+}
+
+/// The file of tokens, as it was seen last.
+struct Watched {
+    path: PathBuf,
+    /// None when it was gone.
+    seen: Option<Stamp>,
+    /// It cannot be read for now, and that was logged.
+    complained: bool,
+}
+
+impl Watched {
+    /// Looks at the file, and reads it if it is another one than that which was seen.
+    fn look(
+        &mut self,
+        guard: &Guard,
+        read: impl FnOnce(&Path) -> Result<Option<(Tokens, Stamp)>, TokensError>,
+    ) {
+        let now = Stamp::at(&self.path);
+        if now == self.seen {
+            return;
+        }
+        match read(&self.path) {
+            Ok(Some((tokens, stamp))) => {
+                self.seen = Some(stamp);
+                tracing::info!(count = tokens.iter().count(), "the tokens have changed");
+                guard.replace(tokens);
+            }
+            Ok(None) => {
+                self.seen = None;
+                tracing::error!("the file of tokens is gone; those that were known stay");
+            }
+            // Another look at the same file would not help.
+            Err(error @ TokensError::Broken { .. }) => {
+                self.seen = now;
+                tracing::error!(%error, "new tokens cannot be read; those that were known stay");
+            }
+            Err(error) => {
+                if !self.complained {
+                    tracing::error!(%error, "new tokens cannot be read for now; trying again");
+                }
+                self.complained = true;
+                return;
+            }
+        }
+        self.complained = false;
+    }
 }
 
 #[cfg(test)]
@@ -221,7 +250,9 @@ mod tests {
     }
 
     fn ask(guard: &Guard, path: &str) -> Result<(), Denial> {
-        guard.admit(&Method::GET, path, &HeaderMap::new(), CLIENT)
+        guard.admit(&Method::GET, path, &HeaderMap::new(), CLIENT).map(|holder| {
+            assert!(holder.is_none(), "it has no token");
+        })
     }
 
     #[test]
@@ -272,14 +303,43 @@ mod tests {
     }
 
     #[test]
-    fn who_has_no_token_is_counted_by_address_and_probes_are_not() {
+    fn a_file_that_cannot_be_read_for_now_is_read_by_a_later_look() {
+        let name = format!("wims-auth-{}-watched", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::write(&path, r#"{"version":1,"tokens":[]}"#).unwrap();
+        let guard = closed(None);
+        let mut watched = Watched { path: path.clone(), seen: None, complained: false };
+        let unusable = |path: &Path| {
+            let (path, source) = (path.to_owned(), std::io::ErrorKind::Other.into());
+            Err(TokensError::Unusable { path, source })
+        };
+        watched.look(&guard, unusable);
+        let mut reads = 0;
+        for _ in 0..2 {
+            watched.look(&guard, |path| {
+                reads += 1;
+                tokens::read(path)
+            });
+        }
+        assert_eq!(reads, 1, "it is tried again, and once it is read no more");
+        std::fs::write(&path, "broken").unwrap();
+        for _ in 0..2 {
+            watched.look(&guard, |path| {
+                reads += 1;
+                tokens::read(path)
+            });
+        }
+        assert_eq!(reads, 2, "what is broken is read once");
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn who_has_no_token_is_counted_by_address_and_so_are_probes() {
         let guard = closed(Some(1));
         assert_eq!(ask(&guard, "/orders"), Err(Denial::NoToken));
-        assert_eq!(ask(&guard, "/orders"), Err(Denial::NoToken));
+        assert_eq!(ask(&guard, "/healthz"), Ok(()));
+        assert_eq!(ask(&guard, "/readyz"), Err(Denial::TooMany(1)));
         assert_eq!(ask(&guard, "/orders"), Err(Denial::TooMany(1)));
-        for _ in 0..10 {
-            assert_eq!(ask(&guard, "/healthz"), Ok(()));
-        }
         assert_eq!(ask(&closed(None), "/readyz"), Ok(()));
     }
 

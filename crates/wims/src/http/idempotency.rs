@@ -2,8 +2,9 @@
 //!
 //! Promise: on a route that takes the header, a request with a key and a body like those of one
 //! that was carried out within a day does nothing and gets its answer, with
-//! `Idempotent-Replayed: true`; with another body it gets 422. A key of another token is another
-//! key. A refused request uses up no key. A header that is no key is a 400. It deliberately keeps
+//! `Idempotent-Replayed: true`; with another body it gets 422. A key of a token of another name is
+//! another key, and one of a token that was made anew under its name is not; where no tokens are
+//! asked for, keys are everybody's. A refused request uses up no key. A header that is no key is a 400. It deliberately keeps
 //! nothing: the engine knows the keys.
 
 use axum::http::{HeaderMap, HeaderValue};
@@ -12,9 +13,9 @@ use wims_runtime::io::Input;
 use wims_runtime::keys::RequestKey;
 use wims_stack::Doc;
 
-use crate::http::auth::bearer;
 use crate::http::problem::Problem;
 use crate::http::strict::FieldError;
+use crate::http::tokens::Holder;
 use crate::http::{App, reply_of, trace_of};
 
 /// Characters of a key, at most.
@@ -62,7 +63,7 @@ fn wrong(message: &str) -> Problem {
 }
 
 impl App {
-    /// Carries out a route of the stack, once under a key; tells of a request that was carried out
+    /// Carries out a route of the stack, once under a key of this holder; tells of a request that was carried out
     /// before.
     ///
     /// # Errors
@@ -70,12 +71,12 @@ impl App {
     pub async fn call_once(
         &self,
         headers: &HeaderMap,
+        holder: Option<&Holder>,
         route: &'static str,
         arguments: Doc,
         key: Option<&[u8]>,
     ) -> Result<(Doc, bool), Problem> {
-        // Keys are told apart by the token they come with.
-        let scope = bearer(headers).unwrap_or_default();
+        let scope = holder.map(|holder| holder.token().name.as_bytes()).unwrap_or_default();
         let key = key.map(|key| Box::new(RequestKey::of(scope, route, key, &arguments)));
         let (history, trace) = (None, trace_of(headers));
         let ask = |ticket| Input::Call { ticket, route, arguments, history, trace, key };

@@ -6,7 +6,7 @@
 //! stock comes by receipts and goes with orders, and describing an item leaves it as it is.
 
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
@@ -17,6 +17,7 @@ use crate::domain::{BACKORDER, DEFAULT_SKU, STOCK_MAX, Sku, TABLE, flat_item};
 use crate::http::idempotency::{key_of, marked};
 use crate::http::problem::Problem;
 use crate::http::query::{PathParameters, QueryString, page_before, page_json, page_limit};
+use crate::http::tokens::Holder;
 use crate::http::{App, json_reply, odd, read_fields, read_keyed_fields};
 
 /// Attribute of an item as it is shown; no stored item has it.
@@ -177,6 +178,7 @@ pub async fn put(
 pub async fn receive(
     State(app): State<App>,
     PathParameters((product, model)): PathParameters<(String, String)>,
+    holder: Option<Extension<Holder>>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
@@ -190,6 +192,7 @@ pub async fn receive(
         ("model", Field::Str(&model)),
         ("quantity", Field::Int(quantity)),
     ]);
-    let (item, replayed) = app.call_once(&headers, "receive-stock", arguments, key).await?;
+    let holder = holder.as_deref();
+    let (item, replayed) = app.call_once(&headers, holder, "receive-stock", arguments, key).await?;
     Ok(marked(json_reply(StatusCode::CREATED, item_json(&item)), replayed))
 }

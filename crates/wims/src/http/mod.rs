@@ -11,6 +11,7 @@ pub mod limits;
 pub mod logs;
 pub mod operations;
 pub mod orders;
+pub mod patience;
 pub mod problem;
 pub mod query;
 pub mod server;

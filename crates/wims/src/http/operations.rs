@@ -23,8 +23,6 @@ use crate::http::{App, busy, json_reply, odd, read_optional_fields};
 
 /// Messages a redrive moves, at most; the engine's own bound.
 const REDRIVE_MAX: i64 = 10_000;
-/// How the engine begins to say that the disk is full.
-const NO_SEGMENT: &str = "no journal segment could be prepared";
 
 #[derive(Serialize)]
 struct List<T> {
@@ -182,38 +180,18 @@ pub async fn healthz() -> Response {
     json_reply(StatusCode::OK, r#"{"status":"ok"}"#.into())
 }
 
-/// `GET /readyz`: the engine answers and takes new orders; 503 when it does not. On a full disk it
-/// says for which leftovers segments are kept, if for any.
+/// `GET /readyz`: the engine answers and takes new orders; 503 when it does not. Anybody may ask, so
+/// it names no leftover that keeps segments: `/leftovers` and `/metrics` do.
 pub async fn readyz(State(app): State<App>) -> Result<Response, Problem> {
     let ask = |ticket| Input::Query { ticket, query: Query::Ready };
     match app.client.ask(ask).await {
         Some(Answer::Durable(_)) => Ok(json_reply(StatusCode::OK, r#"{"status":"ready"}"#.into())),
-        Some(Answer::Full { retry_after_s, reason }) if reason.starts_with(NO_SEGMENT) => {
-            // With not even the reserve left this is refused as well.
-            let leftovers = match app.query(Query::Leftovers).await {
-                Ok(Answer::Leftovers(rows)) => rows,
-                Ok(_) | Err(_) => Vec::new(),
-            };
-            Err(Problem::unavailable(with_keepers(reason, &leftovers), retry_after_s))
-        }
         Some(Answer::Full { retry_after_s, reason }) => {
             Err(Problem::unavailable(reason, retry_after_s))
         }
         Some(_) => Err(odd()),
         None => Err(busy()),
     }
-}
-
-/// Why no segment could be prepared, with the leftovers that keep old ones.
-fn with_keepers(reason: &str, leftovers: &[LeftoverRow]) -> String {
-    let keepers = leftovers.iter().filter(|row| row.journal_bytes > 0);
-    let told = keepers.map(|LeftoverRow { name, journal_bytes, .. }| {
-        format!(
-            "{journal_bytes} bytes of the journal are kept for {name}, which the stack no longer \
-             has; `wims leftover drop {name}` frees them."
-        )
-    });
-    [reason.to_owned()].into_iter().chain(told).collect::<Vec<_>>().join(" ")
 }
 
 /// `GET /metrics`, for Prometheus.
@@ -333,15 +311,6 @@ mod tests {
     fn leftover(name: &str, journal_bytes: u64) -> LeftoverRow {
         let name = name.to_owned();
         LeftoverRow { name, messages: 0, executions: 0, seen_up_to: None, journal_bytes }
-    }
-
-    #[test]
-    fn a_full_disk_is_told_with_the_leftovers_that_keep_segments_and_how_they_are_dropped() {
-        assert_eq!(with_keepers("full?", &[leftover("queue/old", 0)]), "full?");
-        let told = with_keepers("full?", &[leftover("queue/old", 0), leftover("pipe/old", 512)]);
-        let expected = "full? 512 bytes of the journal are kept for pipe/old, which the stack \
-                        no longer has; `wims leftover drop pipe/old` frees them.";
-        assert_eq!(told, expected);
     }
 
     #[test]

@@ -11,7 +11,7 @@ mod new_order;
 use std::ops::RangeInclusive;
 
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
@@ -26,6 +26,7 @@ use crate::http::idempotency::{key_of, marked};
 use crate::http::problem::Problem;
 use crate::http::query::{PathParameters, QueryString, page_before, page_json, page_limit};
 use crate::http::strict::values::printable_of;
+use crate::http::tokens::Holder;
 use crate::http::{App, json_reply, odd, read_keyed_fields, read_optional_fields, rfc3339};
 
 /// Enough to say why; it is stored with the order for good.
@@ -161,17 +162,23 @@ fn waits_for(states: States) -> Option<&'static str> {
 /// `POST /orders`.
 pub async fn create(
     State(app): State<App>,
+    holder: Option<Extension<Holder>>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    take(&app, &headers, body).await
+    take(&app, &headers, holder.as_deref(), body).await
 }
 
 /// Takes an order, once under an idempotency key; what `POST /orders` does.
-pub async fn take(app: &App, headers: &HeaderMap, body: Body) -> Result<Response, Problem> {
+pub async fn take(
+    app: &App,
+    headers: &HeaderMap,
+    holder: Option<&Holder>,
+    body: Body,
+) -> Result<Response, Problem> {
     let key = key_of(headers)?;
     let arguments = read_order(headers, body).await?;
-    let (reply, replayed) = app.call_once(headers, "create-order", arguments, key).await?;
+    let (reply, replayed) = app.call_once(headers, holder, "create-order", arguments, key).await?;
     Ok(marked(created(&reply), replayed))
 }
 

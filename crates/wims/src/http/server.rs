@@ -28,10 +28,14 @@ use tokio_rustls::TlsAcceptor;
 use wims_runtime::driver::locked;
 
 use crate::http::auth::Guard;
+use crate::http::patience::Patient;
+use crate::http::tokens::Holder;
 use crate::http::{App, orders, tls};
 
 /// A client that is silent this long between requests is let go.
 const IDLE_LIMIT: Duration = Duration::from_secs(120);
+/// A client that reads nothing of its answer for so long is let go.
+const WRITE_PATIENCE: Duration = Duration::from_secs(60);
 /// Bytes of a request's head, at most.
 const HEAD_BYTES_MAX: usize = 64 << 10;
 /// Between two beats of a thread's own timer.
@@ -39,7 +43,7 @@ const BEAT: Duration = Duration::from_secs(1);
 /// The last answer of a connection has this long to leave.
 const FLUSH_TIME: Duration = Duration::from_millis(50);
 /// Connections of one thread, at most; more wait in the listen queue.
-const CONNECTIONS_MAX: usize = 16_384;
+pub const CONNECTIONS_MAX: usize = 16_384;
 
 /// What is served.
 pub trait Routes: Clone + Send + Sync + 'static {
@@ -47,7 +51,12 @@ pub trait Routes: Clone + Send + Sync + 'static {
     fn router(self) -> Router;
 
     /// Answers `POST /orders`, the one hot route, which goes past the router.
-    fn take_order(&self, headers: &HeaderMap, body: Body) -> impl Future<Output = Response> + Send;
+    fn take_order(
+        &self,
+        headers: &HeaderMap,
+        holder: Option<&Holder>,
+        body: Body,
+    ) -> impl Future<Output = Response> + Send;
 }
 
 impl Routes for App {
@@ -55,8 +64,13 @@ impl Routes for App {
         App::router(self)
     }
 
-    async fn take_order(&self, headers: &HeaderMap, body: Body) -> Response {
-        orders::take(self, headers, body).await.into_response()
+    async fn take_order(
+        &self,
+        headers: &HeaderMap,
+        holder: Option<&Holder>,
+        body: Body,
+    ) -> Response {
+        orders::take(self, headers, holder, body).await.into_response()
     }
 }
 
@@ -82,8 +96,8 @@ pub struct Door {
 }
 
 /// Starts a thread that serves the connections handed through its door until `stop` says so and
-/// the door is closed, each request after it has passed the entrance; `make` makes what is served
-/// inside the thread's runtime.
+/// the door is closed, so many at once at most, each request after it has passed the entrance;
+/// `make` makes what is served inside the thread's runtime.
 ///
 /// # Errors
 /// When thread or runtime cannot be made.
@@ -91,14 +105,16 @@ pub fn spawn<R: Routes>(
     name: String,
     stop: Stop,
     entrance: Entrance,
+    connections_max: usize,
     make: impl FnOnce() -> R + Send + 'static,
 ) -> std::io::Result<(Door, JoinHandle<()>)> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (arrivals, arrived) = unbounded_channel();
-    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let slots = Arc::new(Semaphore::new(connections_max));
+    let all = u32::try_from(connections_max).expect("a small number");
     let door = Door { arrivals, slots: slots.clone() };
     let thread = std::thread::Builder::new().name(name).spawn(move || {
-        runtime.block_on(serve(arrived, slots, stop, entrance, make));
+        runtime.block_on(serve(arrived, (slots, all), stop, entrance, make));
     })?;
     Ok((door, thread))
 }
@@ -134,7 +150,7 @@ pub async fn accept(listener: TcpListener, doors: Vec<Door>, mut stop: Stop) {
 
 async fn serve<R: Routes>(
     mut arrived: UnboundedReceiver<Arrival>,
-    slots: Arc<Semaphore>,
+    (slots, all): (Arc<Semaphore>, u32),
     stop: Stop,
     entrance: Entrance,
     make: impl FnOnce() -> R,
@@ -153,6 +169,7 @@ async fn serve<R: Routes>(
     let mut number = 0_u64;
     while let Some((stream, client, slot)) = arrived.recv().await {
         let Ok(stream) = tokio::net::TcpStream::from_std(stream) else { continue };
+        let stream = Patient::new(stream, WRITE_PATIENCE);
         number += 1;
         let (stopper, mut stop) = oneshot::channel();
         locked(&open).insert(number, stopper);
@@ -182,7 +199,6 @@ async fn serve<R: Routes>(
         let _ = stopper.send(());
     }
     // All slots are back once the last connection has ended.
-    let all = u32::try_from(CONNECTIONS_MAX).expect("a small number");
     let ended = slots.acquire_many(all);
     let deadline = *stop.borrow();
     let deadline = deadline.unwrap_or_else(Instant::now);
@@ -216,23 +232,27 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin>(
     let router = TowerToHyperService::new(router);
     let under_way = Arc::new(AtomicU32::new(0));
     let counted = under_way.clone();
-    let service = service_fn(move |request: Request<Incoming>| {
+    let service = service_fn(move |mut request: Request<Incoming>| {
         let counted = UnderWay::begin(&counted);
-        let denial = guard.as_ref().and_then(|guard| {
-            guard.admit(request.method(), request.uri().path(), request.headers(), client).err()
+        let admitted = guard.as_ref().map_or(Ok(None), |guard| {
+            guard.admit(request.method(), request.uri().path(), request.headers(), client)
         });
         let is_create = request.method() == Method::POST && request.uri().path() == "/orders";
         let app = is_create.then(|| app.clone());
         let router = (!is_create).then(|| router.clone());
         async move {
             let _counted = counted;
-            if let Some(denial) = denial {
-                return Ok(denial.into_response());
-            }
+            let holder = match admitted {
+                Ok(holder) => holder,
+                Err(denial) => return Ok(denial.into_response()),
+            };
             if let Some(app) = app {
                 let (head, body) = request.into_parts();
-                let answer = app.take_order(&head.headers, Body::new(body)).await;
+                let answer = app.take_order(&head.headers, holder.as_ref(), Body::new(body)).await;
                 return Ok::<_, Infallible>(answer);
+            }
+            if let Some(holder) = holder {
+                request.extensions_mut().insert(holder);
             }
             router.expect("one of the two takes it").call(request).await
         }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
@@ -85,11 +85,11 @@ fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
 
 /// Does the handshake; none when the client does not, or when the server stops meanwhile. Who
 /// speaks no TLS here is no trouble of ours, and not logged: anybody may knock.
-pub async fn shake_hands(
+pub async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
     acceptor: &TlsAcceptor,
-    stream: TcpStream,
+    stream: S,
     stop: &mut oneshot::Receiver<()>,
-) -> Option<TlsStream<TcpStream>> {
+) -> Option<TlsStream<S>> {
     let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream));
     tokio::select! {
         made = handshake => made.ok().and_then(Result::ok),

@@ -10,6 +10,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::ValueEnum;
 use ring::digest::{SHA256, digest};
@@ -46,7 +47,7 @@ pub enum Role {
     #[serde(rename = "orders:write")]
     #[value(name = "orders:write")]
     OrdersWrite,
-    /// Run the warehouse: ship, receive and describe stock, redrive, drop; and read
+    /// Run the warehouse: ship, receive and describe stock, redrive, drop, erase; and read
     #[serde(rename = "operate")]
     Operate,
     /// Look at everything, metrics included
@@ -195,14 +196,20 @@ impl Tokens {
         self.0.is_empty()
     }
 
-    /// The token that somebody told. All are compared, in constant time, so that how long it takes
-    /// tells nothing of them.
-    pub fn find(&self, told: &[u8]) -> Option<&Token> {
+    /// Who told a token, if it is one of these.
+    pub fn holder(self: Arc<Tokens>, told: &[u8]) -> Option<Holder> {
+        let at = self.position(told)?;
+        Some(Holder { tokens: self, at })
+    }
+
+    /// Where the token is that somebody told. All are compared, in constant time, so that how long
+    /// it takes tells nothing of them.
+    fn position(&self, told: &[u8]) -> Option<usize> {
         let told = TokenHash::of(told);
         let mut found = None;
-        for token in &self.0 {
+        for (at, token) in self.0.iter().enumerate() {
             if bool::from(token.sha256.0[..].ct_eq(&told.0[..])) {
-                found = Some(token);
+                found = Some(at);
             }
         }
         found
@@ -233,6 +240,20 @@ impl Tokens {
         let before = self.0.len();
         self.0.retain(|token| token.name != name);
         if self.0.len() < before { Ok(()) } else { Err(TokensError::NotFound(name.to_owned())) }
+    }
+}
+
+/// Who sent a request: a token, as it was then.
+#[derive(Clone)]
+pub struct Holder {
+    tokens: Arc<Tokens>,
+    at: usize,
+}
+
+impl Holder {
+    /// The token.
+    pub fn token(&self) -> &Token {
+        &self.tokens.0[self.at]
     }
 }
 
@@ -381,6 +402,12 @@ mod tests {
         let make = |name: &&str| tokens.create(name, vec![Role::Read], NOW.into()).unwrap();
         let texts = names.iter().map(make).collect();
         (tokens, texts)
+    }
+
+    impl Tokens {
+        fn find(&self, told: &[u8]) -> Option<&Token> {
+            self.position(told).map(|at| &self.0[at])
+        }
     }
 
     fn text_of(tokens: &Tokens) -> String {

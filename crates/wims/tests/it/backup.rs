@@ -217,6 +217,15 @@ fn a_backup_of_a_stopped_server_starts_elsewhere() {
     let outside = Folder::new("stopped-backup");
     let (backup, order) = small_backup(&outside);
     told(&verify(&backup));
+    // What a shell has set for the server and for backups is no obstacle.
+    let verified = Command::new(env!("CARGO_BIN_EXE_wims"))
+        .args(["backup", "--verify", &text(&backup)])
+        .env("WIMS_DATA_DIR", outside.join("absent"))
+        .env("WIMS_BACKUP_TO", outside.join("other"))
+        .output()
+        .expect("the binary runs");
+    assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stderr));
+    assert!(!outside.join("other").exists());
     let folder = Folder::new("stopped-restored");
     told(&restore(&backup, &folder.join("data")));
     let server = Server::in_folder(folder, &[]);

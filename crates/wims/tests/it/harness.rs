@@ -149,6 +149,15 @@ impl Server {
         Server::of(process, folder).may_fail()
     }
 
+    /// Starts a server that may have so many files and sockets open.
+    pub fn with_descriptors(folder: Folder, count: u32) -> Server {
+        let mut command = Command::new("prlimit");
+        command.arg(format!("--nofile={count}")).arg(env!("CARGO_BIN_EXE_wims"));
+        command.args(arguments(&folder, &[]));
+        let process = Process::spawn(command, &folder.join("stderr.log"));
+        Server::of(process, folder)
+    }
+
     /// Starts a server that logs all that developers can ask for.
     pub fn debugging(name: &str, more: &[&str]) -> Server {
         let folder = Folder::new(name);

@@ -3,10 +3,11 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::harness::Server;
+use crate::harness::{Folder, Server};
 
 const ORDER: &str = r#"{"customerId":"349","quantity":7}"#;
 /// A head may have so many bytes.
@@ -114,4 +115,22 @@ fn a_head_that_is_too_large_is_refused_with_431_and_the_connection_ends() {
     let (name, value) = ("x-long", "x".repeat(HEAD_BYTES_MAX / 2));
     let taken = server.posted("/orders", ORDER, &[(name, value.as_str())]);
     assert_eq!(taken.status().as_u16(), 200);
+}
+
+#[test]
+fn clients_that_take_all_connections_leave_descriptors_to_the_journal() {
+    let server = Server::with_descriptors(Folder::new("descriptors"), 320);
+    // Its connection stays open, and is used for all that follows.
+    server.order("349", 1);
+    let address = server.process.url.strip_prefix("http://").expect("a URL");
+    let address = address.parse().expect("an address");
+    let connect = || TcpStream::connect_timeout(&address, Duration::from_millis(500)).ok();
+    let held: Vec<TcpStream> = (0..400).map_while(|_| connect()).collect();
+    assert!(held.len() > 64, "only {} connections", held.len());
+    // The journal goes on in the next segment.
+    while server.metric("wims_journal_written_bytes_total") < 6.0 * 1024.0 * 1024.0 {
+        (0..100).for_each(|_| drop(server.order("349", 1)));
+    }
+    drop(held);
+    assert!(server.log().contains("fewer connections than usual"), "{}", server.log());
 }

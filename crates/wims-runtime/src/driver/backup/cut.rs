@@ -23,6 +23,8 @@ pub(super) struct Cut<S> {
     segment: u64,
     /// Where that frame ends.
     offset: usize,
+    /// The last sequence in it, or before it.
+    last_seq: u64,
 }
 
 /// What a journal up to its cut says of itself.
@@ -44,43 +46,45 @@ impl<S: SegmentStore> Cut<S> {
         numbers.sort_unstable();
         for &segment in numbers.iter().rev() {
             let bytes = store.read(segment, usize::MAX).map_err(RecoveryError::Store)?;
-            if let Some(offset) = sound_end(&bytes, segment) {
-                return Ok(Cut { store, segment, offset });
+            if let Some((offset, last_seq)) = sound_end(&bytes, segment) {
+                return Ok(Cut { store, segment, offset, last_seq });
             }
         }
-        Ok(Cut { store, segment: 0, offset: 0 })
+        Ok(Cut { store, segment: 0, offset: 0, last_seq: 0 })
+    }
+
+    /// The last sequence there was when the cut was chosen.
+    pub fn last_seq(&self) -> u64 {
+        self.last_seq
     }
 
     /// Cuts nothing: a store that nobody writes to.
     pub fn nowhere(store: S) -> Cut<S> {
-        Cut { store, segment: u64::MAX, offset: usize::MAX }
+        Cut { store, segment: u64::MAX, offset: usize::MAX, last_seq: u64::MAX }
     }
 
-    /// Cuts before the first frame that lets go of what a history up to `cursor` does not hold.
-    /// The sequence of an item that closed is told in the frame that lets go of it, and never
-    /// before history has it, so everything older than that history stays.
+    /// Cuts before the first frame that lets go of what a history up to `cursor` does not hold, or
+    /// may not hold; it was copied when the journal had gone up to `began`, or farther. What is let
+    /// go of is told right before the sequence up to which history has it, and never before
+    /// history has it, so everything older than that history stays.
     ///
     /// # Errors
     /// When the journal must not be used.
-    pub fn before_history(&mut self, cursor: u64) -> Result<(), RecoveryError> {
+    pub fn before_history(&mut self, cursor: u64, began: u64) -> Result<(), RecoveryError> {
         // An earlier end makes recovery start earlier, where there may be one more.
-        while let Some(seq) = self.first_beyond(cursor)? {
+        while let Some(seq) = self.first_beyond(cursor, began)? {
             (self.segment, self.offset) = self.place_of(seq)?;
         }
         Ok(())
     }
 
-    /// The first record, from where recovery starts, that counts on more history.
-    fn first_beyond(&mut self, cursor: u64) -> Result<Option<u64>, RecoveryError> {
-        let mut beyond = None;
+    /// The first record, from where recovery starts, that lets go of what history may not hold.
+    fn first_beyond(&mut self, cursor: u64, began: u64) -> Result<Option<u64>, RecoveryError> {
+        let mut releases = Releases { cursor, began, known: 0, batch: None, beyond: None };
         let mut recovery = Recovery::begin(self, RecoveryBugs::default())?;
-        recovery.read(self, |entry| {
-            let is_beyond = matches!(entry.record, Record::Historied { seq } if seq > cursor);
-            if is_beyond && beyond.is_none() {
-                beyond = Some(entry.seq);
-            }
-        })?;
-        Ok(beyond)
+        recovery.read(self, |entry| releases.note(entry.seq, &entry.record))?;
+        releases.end_batch();
+        Ok(releases.beyond)
     }
 
     /// Segment and offset of the frame that holds a record.
@@ -138,6 +142,53 @@ impl<S: SegmentStore> Cut<S> {
     }
 }
 
+/// What a journal lets go of, batch by batch, beside a copy of history.
+struct Releases {
+    /// Up to where the copy goes.
+    cursor: u64,
+    /// The journal had gone so far when it was made, or farther.
+    began: u64,
+    /// The highest sequence that history was said to hold.
+    known: u64,
+    /// Where the batch begins that is being let go of.
+    batch: Option<u64>,
+    /// Where the first batch begins that the copy may not hold.
+    beyond: Option<u64>,
+}
+
+impl Releases {
+    fn note(&mut self, seq: u64, record: &Record) {
+        if matches!(record, Record::Archived { .. }) {
+            self.batch.get_or_insert(seq);
+            return;
+        }
+        let Record::Historied { seq: closed } = *record else { return self.end_batch() };
+        let start = self.batch.take().unwrap_or(seq);
+        // A newer declaration may close what is older than all that history was said to hold: its
+        // place does not tell whether it came before the copy.
+        let is_late = closed < self.known && self.may_be_after_copy(start);
+        self.known = self.known.max(closed);
+        if closed > self.cursor || is_late {
+            self.beyond.get_or_insert(start);
+        }
+    }
+
+    /// A batch whose sequence is cut off, or was by a crash.
+    fn end_batch(&mut self) {
+        if let Some(start) = self.batch.take()
+            && self.may_be_after_copy(start)
+        {
+            self.beyond.get_or_insert(start);
+        }
+    }
+
+    /// Whether what is let go of here may have come to history after it was copied. What a record
+    /// tells had come before it; and who holds something newer was copied after it.
+    fn may_be_after_copy(&self, start: u64) -> bool {
+        start > self.began && start > self.cursor
+    }
+}
+
 impl<S: SegmentStore> SegmentStore for Cut<S> {
     fn list(&mut self) -> Result<Vec<u64>, String> {
         let mut numbers = self.store.list()?;
@@ -166,14 +217,16 @@ impl<S: SegmentStore> SegmentStore for Cut<S> {
     }
 }
 
-/// Where the last sound frame of a segment ends, whatever is missing before it.
-fn sound_end(bytes: &[u8], segment: u64) -> Option<usize> {
+/// Where the last sound frame of a segment ends, whatever is missing before it, and the last
+/// sequence up to there.
+fn sound_end(bytes: &[u8], segment: u64) -> Option<(usize, u64)> {
     let (mut at, mut end) = (PAGE, None);
     while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
         match FrameHeader::read(rest).filter(|header| header.segment == segment) {
             Some(header) => {
                 at += header.padded_len();
-                end = Some(at);
+                let next_seq = header.first_seq.saturating_add(header.count.into());
+                end = Some((at, next_seq.saturating_sub(1)));
             }
             None => at += PAGE,
         }
@@ -352,9 +405,33 @@ mod tests {
             vec![named(0), named(1), historied(1), named(2), historied(3), named(3), historied(4)];
         for (cursor, last_seq, told) in [(9, 7, 4), (4, 7, 4), (3, 6, 3), (1, 4, 1), (0, 2, 0)] {
             let mut cut = Cut::now(written(records.clone()).0).expect("it can be read");
-            cut.before_history(cursor).expect("it is sound");
+            cut.before_history(cursor, 0).expect("it is sound");
             let expected = Told { last_seq, historied: told };
             assert_eq!(cut.read_through().expect("sound"), expected, "history up to {cursor}");
         }
+    }
+
+    #[test]
+    fn what_closed_long_ago_and_came_to_history_after_its_copy_stays() {
+        let historied = |seq| Record::Historied { seq };
+        let archived = || Record::Archived { table: 0, pk: "p".into(), sk: "s".into() };
+        // A newer declaration closes what is of sequence 2.
+        let late = vec![named(0), named(1), named(2), archived(), historied(3), named(3)];
+        let late = [late, vec![archived(), archived(), historied(2), named(4)]].concat();
+        // History up to 3, copied when the journal had gone so far.
+        for (began, last_seq) in [(5, 6), (6, 6), (7, 10), (10, 10)] {
+            let mut cut = Cut::now(written(late.clone()).0).expect("it can be read");
+            assert_eq!(cut.last_seq(), 10);
+            cut.before_history(3, began).expect("it is sound");
+            assert_eq!(cut.read_through().expect("sound").last_seq, last_seq, "{began}");
+        }
+        // One that holds something newer was copied after all that.
+        let mut cut = Cut::now(written(late.clone()).0).expect("it can be read");
+        cut.before_history(10, 5).expect("it is sound");
+        assert_eq!(cut.read_through().expect("sound").last_seq, 10);
+        // The sequence of the batch is not there yet.
+        let mut cut = Cut::now(written(late[..8].to_vec()).0).expect("it can be read");
+        cut.before_history(3, 6).expect("it is sound");
+        assert_eq!(cut.read_through().expect("sound").last_seq, 6);
     }
 }

@@ -1,6 +1,8 @@
 //! Backups of a directory that nobody uses, and of what is wrong with one. Those of a server that
 //! runs are among the integration tests.
 
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::sync::Arc;
 
 use wims_stack::table::{PARTITION_KEY, SORT_KEY};
@@ -115,6 +117,31 @@ fn a_directory_goes_through_a_backup_and_back_with_all_that_counts() {
 }
 
 #[test]
+fn nobody_else_reads_what_is_made() {
+    let folder = Folder::new("modes");
+    let data = folder.whole();
+    fs::write(data.join("tokens.json"), "{}").expect("written");
+    for name in ["tokens.json", "outbox/a.eml", "outbox"] {
+        let wide = Permissions::from_mode(0o755);
+        fs::set_permissions(data.join(name), wide).expect("it is ours");
+    }
+    let (backup, again) = (folder.join("backup"), folder.join("again"));
+    let made = back_up(&data, &backup).expect("a backup");
+    restore(&backup, &again).expect("it is whole");
+    let mode = |path: &Path| path.metadata().expect("there").permissions().mode() & 0o777;
+    assert!(paths(&made).contains(&"tokens.json"));
+    for root in [&backup, &again] {
+        for name in ["", "journal", "outbox"] {
+            assert_eq!(mode(&root.join(name)), FOLDER_MODE, "{name}");
+        }
+        for name in paths(&made) {
+            assert_eq!(mode(&root.join(name)), FILE_MODE, "{name}");
+        }
+    }
+    assert_eq!(mode(&backup.join(MANIFEST)), FILE_MODE);
+}
+
+#[test]
 fn a_directory_that_is_used_is_copied_and_nothing_of_it_changes() {
     let folder = Folder::new("used");
     let path = folder.whole();
@@ -170,6 +197,64 @@ fn what_is_there_is_never_written_over() {
 }
 
 #[test]
+fn a_restore_fills_an_empty_directory_that_stays_the_same_one() {
+    let folder = Folder::new("mounted");
+    let data = folder.whole();
+    let (backup, mounted) = (folder.join("backup"), folder.join("mounted"));
+    let made = back_up(&data, &backup).expect("a backup");
+    fs::create_dir_all(mounted.join(LOST_FOUND)).expect("it is new");
+    let inode = mounted.metadata().expect("there").ino();
+    assert_eq!(restore(&backup, &mounted).expect("it is empty"), made);
+    assert_eq!(mounted.metadata().expect("there").ino(), inode);
+    let all = ["WIMS", "history.db", "journal", "ledger.jsonl", LOST_FOUND, "outbox"];
+    assert_eq!(names(&mounted).expect("there"), all);
+    assert!(DataDir::open(&mounted).is_ok(), "it is a data directory");
+    let refused = restore(&backup, &mounted).expect_err("it is not empty any more");
+    assert!(matches!(refused, BackupError::Exists { .. }), "{refused}");
+}
+
+#[test]
+fn entries_that_cannot_all_be_moved_up_are_gone() {
+    let folder = Folder::new("half");
+    let target = folder.join("target");
+    fs::create_dir(&target).expect("it is new");
+    let part = Part::inside(&target).expect("made");
+    make_folder(&part.path.join("journal")).expect("made");
+    write_new(&part.path.join("a"), b"a").expect("written");
+    let refused = part.finish().expect_err("there is no marker");
+    assert!(matches!(refused, BackupError::Io { .. }), "{refused}");
+    assert!(names(&target).expect("there").is_empty());
+}
+
+#[test]
+fn links_are_told_and_not_followed_and_tokens_that_are_not_whole_are_left_out() {
+    let folder = Folder::new("links");
+    let data = folder.whole();
+    fs::write(folder.join("secret"), "secret").expect("written");
+    symlink(folder.join("secret"), data.join("linked")).expect("made");
+    symlink(&folder.0, data.join("outbox/all")).expect("made");
+    fs::write(data.join("tokens.new"), "{").expect("written");
+    let made = back_up(&data, &folder.join("backup")).expect("a backup");
+    assert_eq!(made.skipped, ["linked", "outbox/all"]);
+    assert_eq!(paths(&made), ["history.db", SEGMENT_1, "ledger.jsonl", "outbox/a.eml"]);
+    assert_eq!(verify(&folder.join("backup")).expect("it is whole"), made);
+}
+
+#[test]
+fn a_file_that_went_is_gone_and_one_without_a_readable_name_is_told() {
+    let folder = Folder::new("names");
+    let data = folder.whole();
+    copy_other(&data.join("went"), &folder.join("copy")).expect("it is gone");
+    assert!(!folder.join("copy").exists());
+    let name = OsString::from_vec(b"mail\xff".to_vec());
+    fs::write(data.join("outbox").join(name), "mail").expect("written");
+    let refused = back_up(&data, &folder.join("backup")).expect_err("the manifest is text");
+    assert!(matches!(refused, BackupError::Name { .. }), "{refused}");
+    assert!(refused.to_string().contains("not UTF-8"), "{refused}");
+    assert_eq!(folder.names(), ["data"]);
+}
+
+#[test]
 fn no_data_directory_is_no_source() {
     let folder = Folder::new("foreign");
     for source in [folder.0.clone(), folder.join("absent")] {
@@ -220,6 +305,9 @@ fn a_manifest_that_tells_of_another_sequence_format_or_place_is_refused() {
         ("\"format\": 1", "\"format\": 2", "its format is 2, this version of wims reads 1"),
         ("ledger.jsonl", "../ledger.jsonl", "which is not in the backup"),
         ("ledger.jsonl", "/ledger.jsonl", "which is not in the backup"),
+        ("ledger.jsonl", "WIMS", "which is not in the backup"),
+        ("ledger.jsonl", "lock", "which is not in the backup"),
+        ("ledger.jsonl", "backup.json", "which is not in the backup"),
     ];
     for (right, wrong, told) in cases {
         assert!(text.contains(right), "{right} is in {text}");
