@@ -14,6 +14,7 @@ pub mod leftover;
 pub mod log;
 pub mod order;
 mod order_export;
+mod order_why;
 pub mod queue;
 pub mod table;
 

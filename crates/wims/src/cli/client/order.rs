@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use crate::cli::client::order_export::{self, ExportArgs};
+use crate::cli::client::order_why;
 use crate::cli::client::table::{Align, Table, cell, fields, money};
 use crate::cli::client::{PAGE_ROWS_MAX, Server, ServerArgs, idempotency_key, path_segment, print};
 use crate::cli::{Failure, block_on};
@@ -30,6 +31,11 @@ pub enum OrderCommand {
     /// Show an order, and what it waits for
     #[command(after_help = "Example:\n  wims order get 01890a5d-ac96-774b-bcce-b302099a8057")]
     Get(OrderArgs),
+    /// Tell what an order waits for, with its place in line
+    #[command(after_help = "Example:\n  wims order why 01890a5d-ac96-774b-bcce-b302099a8057\n\n\
+        It waits for one thing: an event under way, a time, stock, its payment's turn, or a \
+        person's act. With --json it is the order, as `wims order get` prints it.")]
+    Why(OrderArgs),
     /// List orders, newest first
     #[command(after_help = "Examples:\n  \
         wims order list --status ON_HOLD  # those a person must look at\n  \
@@ -91,14 +97,14 @@ fn order_line(text: &str) -> Result<OrderLine, String> {
     line.ok_or_else(|| "a line is a sku and a whole number, such as MACGUFFIN/LX=7".to_owned())
 }
 
-/// What `order get` and `order ship` take.
+/// What `order get` and `order why` take.
 #[derive(Args)]
 pub struct OrderArgs {
     /// The order's id
     #[arg(value_parser = path_segment)]
-    id: String,
+    pub(super) id: String,
     #[command(flatten)]
-    server: ServerArgs,
+    pub(super) server: ServerArgs,
 }
 
 /// What `order list` takes.
@@ -130,6 +136,7 @@ pub fn run(command: OrderCommand) -> Result<(), Failure> {
         match command {
             OrderCommand::Create(args) => create(args).await,
             OrderCommand::Get(args) => get(args).await,
+            OrderCommand::Why(args) => order_why::why(args).await,
             OrderCommand::List(args) => list(args).await,
             OrderCommand::Export(args) => order_export::export(args).await,
             OrderCommand::Ship(args) => ship(args).await,
@@ -165,7 +172,16 @@ fn new_order(args: &CreateArgs) -> Value {
 
 async fn get(args: OrderArgs) -> Result<(), Failure> {
     let reply = Server::at(&args.server)?.get(&["orders", &args.id], &[]).await?;
-    args.server.show(&reply, || fields(&reply.json))
+    args.server.show(&reply, || fields(&without_waiting(&reply.json)))
+}
+
+/// An order without its place in line, which `order why` tells.
+fn without_waiting(order: &Value) -> Value {
+    let mut order = order.clone();
+    if let Some(fields) = order.as_object_mut() {
+        fields.shift_remove("waiting");
+    }
+    order
 }
 
 async fn ship(args: OrderArgs) -> Result<(), Failure> {
