@@ -96,6 +96,8 @@ impl Engine {
         let mut names = (0u16..).zip(&self.state.names);
         let is_pipe = |name: &Option<String>| name.as_ref().is_some_and(|n| n.starts_with("pipe/"));
         let first_pipe = names.find(|(_, name)| is_pipe(name)).map(|(number, _)| number);
+        let queues: HashMap<u16, String> =
+            self.state.queue_numbers().map(|n| (n, self.name_of(n, "queue/"))).collect();
         let plan = |log: &LogRef| {
             let leads_here = |rule: &&Rule| {
                 rule.targets.iter().any(|target| target.to == TargetRef::Log(log.clone()))
@@ -104,7 +106,8 @@ impl Engine {
                 let bus = self.state.number(&format!("bus/{}", rule.bus.name()))?;
                 Some((bus, rule.pattern.compile().ok()?))
             });
-            LogPlan { rules: rules.collect(), streams: streams.clone(), first_pipe }
+            let (rules, streams, queues) = (rules.collect(), streams.clone(), queues.clone());
+            LogPlan { rules, streams, first_pipe, queues }
         };
         let logs = self.stack.logs.iter();
         logs.map(|log| (log.name.name().to_owned(), plan(&log.name))).collect()

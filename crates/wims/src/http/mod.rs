@@ -69,6 +69,7 @@ impl App {
         Router::new()
             .route("/orders", post(orders::create).get(orders::list))
             .route("/orders/{orderId}", get(orders::read))
+            .route("/orders/{orderId}/events", get(orders::timeline::read))
             .route("/orders/{orderId}/ship", post(orders::ship))
             .route("/customers/{customerId}/erase", post(customers::erase))
             .route("/inventory", get(inventory::default_item))

@@ -8,6 +8,7 @@
 //! And it counts nothing over all orders.
 
 mod new_order;
+pub mod timeline;
 mod waiting;
 
 use axum::body::Body;

@@ -13,6 +13,7 @@ pub mod inventory;
 pub mod leftover;
 pub mod log;
 pub mod order;
+mod order_events;
 mod order_export;
 mod order_why;
 pub mod queue;

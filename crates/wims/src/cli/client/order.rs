@@ -8,9 +8,9 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use crate::cli::client::order_export::{self, ExportArgs};
-use crate::cli::client::order_why;
 use crate::cli::client::table::{Align, Table, cell, fields, money};
 use crate::cli::client::{PAGE_ROWS_MAX, Server, ServerArgs, idempotency_key, path_segment, print};
+use crate::cli::client::{order_events, order_why};
 use crate::cli::{Failure, block_on};
 
 /// What can be done with orders.
@@ -36,6 +36,14 @@ pub enum OrderCommand {
         It waits for one thing: an event under way, a time, stock, its payment's turn, or a \
         person's act. With --json it is the order, as `wims order get` prints it.")]
     Why(OrderArgs),
+    /// Show what happened to an order, with cause and effect
+    #[command(
+        after_help = "Example:\n  wims order events 01890a5d-ac96-774b-bcce-b302099a8057\n\n\
+        As far back as the journal is kept, for closed orders too. FOLLOWS FROM is the ID of what \
+        led to it: of another line, or of another item's change; a dash is a request or a timer. \
+        With --json each is a line of JSON."
+    )]
+    Events(OrderArgs),
     /// List orders, newest first
     #[command(after_help = "Examples:\n  \
         wims order list --status ON_HOLD  # those a person must look at\n  \
@@ -97,7 +105,7 @@ fn order_line(text: &str) -> Result<OrderLine, String> {
     line.ok_or_else(|| "a line is a sku and a whole number, such as MACGUFFIN/LX=7".to_owned())
 }
 
-/// What `order get` and `order why` take.
+/// What commands about one order take.
 #[derive(Args)]
 pub struct OrderArgs {
     /// The order's id
@@ -137,6 +145,7 @@ pub fn run(command: OrderCommand) -> Result<(), Failure> {
             OrderCommand::Create(args) => create(args).await,
             OrderCommand::Get(args) => get(args).await,
             OrderCommand::Why(args) => order_why::why(args).await,
+            OrderCommand::Events(args) => order_events::events(args).await,
             OrderCommand::List(args) => list(args).await,
             OrderCommand::Export(args) => order_export::export(args).await,
             OrderCommand::Ship(args) => ship(args).await,
