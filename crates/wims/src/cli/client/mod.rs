@@ -15,6 +15,8 @@ pub mod log;
 pub mod order;
 mod order_events;
 mod order_export;
+mod order_ready;
+mod order_ship;
 mod order_why;
 pub mod queue;
 pub mod table;

@@ -8,6 +8,8 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use crate::cli::client::order_export::{self, ExportArgs};
+use crate::cli::client::order_ready::{self, ReadyArgs};
+use crate::cli::client::order_ship::{self, ShipArgs};
 use crate::cli::client::table::{Align, Table, cell, fields, money};
 use crate::cli::client::{PAGE_ROWS_MAX, Server, ServerArgs, idempotency_key, path_segment, print};
 use crate::cli::client::{order_events, order_why};
@@ -52,10 +54,19 @@ pub enum OrderCommand {
     List(ListArgs),
     /// Write all orders, open and closed, as CSV or lines of JSON
     Export(ExportArgs),
-    /// Tell that a READY order has left the warehouse
-    #[command(after_help = "Example:\n  wims order ship 01890a5d-ac96-774b-bcce-b302099a8057\n\n\
-        Repeating it changes nothing.")]
-    Ship(OrderArgs),
+    /// List READY orders, oldest first: what to pick
+    #[command(after_help = "Examples:\n  \
+        wims order ready  # the pick list\n  \
+        wims order ready --addresses --json  # with where each goes, a line of JSON each\n\n\
+        As CSV: `wims order export --status READY`.")]
+    Ready(ReadyArgs),
+    /// Tell that READY orders have left the warehouse
+    #[command(after_help = "Examples:\n  \
+        wims order ship 01890a5d-ac96-774b-bcce-b302099a8057\n  \
+        wims order ship --file left.txt  # an id a line; goes on after a refusal\n\n\
+        Repeating it changes nothing. Of a file each id is told as shipped, already shipped, or \
+        refused with the reason; exit code 1 when one was refused.")]
+    Ship(ShipArgs),
 }
 
 /// What `order create` takes.
@@ -148,7 +159,8 @@ pub fn run(command: OrderCommand) -> Result<(), Failure> {
             OrderCommand::Events(args) => order_events::events(args).await,
             OrderCommand::List(args) => list(args).await,
             OrderCommand::Export(args) => order_export::export(args).await,
-            OrderCommand::Ship(args) => ship(args).await,
+            OrderCommand::Ready(args) => order_ready::ready(args).await,
+            OrderCommand::Ship(args) => order_ship::ship(args).await,
         }
     })?
 }
@@ -191,13 +203,6 @@ fn without_waiting(order: &Value) -> Value {
         fields.shift_remove("waiting");
     }
     order
-}
-
-async fn ship(args: OrderArgs) -> Result<(), Failure> {
-    let path = ["orders", &args.id, "ship"];
-    let reply = Server::at(&args.server)?.post(&path, &json!({})).await?;
-    let told = || format!("{} is {}\n", reply.field("orderId"), reply.field("status"));
-    args.server.show(&reply, told)
 }
 
 async fn list(args: ListArgs) -> Result<(), Failure> {
