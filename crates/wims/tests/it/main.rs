@@ -26,3 +26,4 @@ mod payments_api;
 mod security;
 mod smtp;
 mod stop;
+mod why;
