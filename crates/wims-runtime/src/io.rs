@@ -12,6 +12,7 @@ use crate::histogram::Histogram;
 use crate::journal::FrameWrite;
 use crate::keys::RequestKey;
 use crate::messages::Counted;
+use crate::stuck::{Look, Stuck};
 use crate::trace::TraceId;
 
 /// The time, as a step is told it.
@@ -183,6 +184,8 @@ pub enum Query {
         /// An attribute that is summed up over the items before it.
         sum_of: &'static str,
     },
+    /// Which items wait for something that is not there.
+    Stuck(Box<Look>),
     /// Moves dead letters back to where they came from.
     Redrive {
         /// The dead-letter queue's name.
@@ -235,6 +238,8 @@ pub enum Answer {
     Turn(Option<Turn>),
     /// Where an item stands; `None` when there is no such item.
     Place(Option<Place>),
+    /// What waits for something that is not there.
+    Stuck(Box<Stuck>),
     /// How far a redrive came; `None` when there is no such queue.
     Moved(Option<Redriven>),
     /// What the stack no longer has and something is kept for.

@@ -62,6 +62,7 @@ impl Engine {
                 let items = self.items_of(table);
                 Answer::Place(items.and_then(|items| place(items, &pk, &sk, sum_of)))
             }
+            Query::Stuck(look) => Answer::Stuck(Box::new(self.stuck(&look))),
             Query::Redrive { queue, limit, dry_run } => match self.refuses_calls() {
                 Some(reason) if !dry_run => Answer::Full { retry_after_s: 1, reason },
                 _ => Answer::Moved(self.redrive(&queue, limit.min(REDRIVE_MAX), dry_run)),
@@ -77,7 +78,7 @@ impl Engine {
         }
     }
 
-    fn items_of(&self, table: &str) -> Option<&Items> {
+    pub(crate) fn items_of(&self, table: &str) -> Option<&Items> {
         let number = self.state.number(&format!("table/{table}"))?;
         Some(self.state.table(number))
     }

@@ -15,6 +15,7 @@ pub mod orders;
 pub mod payments;
 #[cfg(test)]
 mod sample;
+pub mod waits;
 
 use wims_runtime::{Function, Functions};
 use wims_stack::check::FunctionKind;
