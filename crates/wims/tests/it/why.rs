@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use crate::backorders::{receive, stocked, unseeded};
+use crate::declaration::{declaration, serve};
 use crate::harness::{Output, Server, await_condition, wims};
 use crate::payments::RefusingPayments;
 
@@ -41,6 +42,7 @@ fn who_waits_for_stock_is_told_its_place_which_shrinks_as_others_are_served() {
     let last = &waiting[2];
     assert_eq!(order_of(&server, last)["waiting"], place(3, 4));
     assert_eq!(order_of(&server, last)["waitsFor"], "stock to arrive");
+    assert_eq!(server.metric("wims_orders_stuck"), 0.0, "they wait for what is to come");
     receive(&server, 2);
     server.await_status(&waiting[0], "READY");
     assert_eq!(order_of(&server, last)["waiting"], place(2, 2));
@@ -73,6 +75,7 @@ fn a_payment_is_told_how_many_come_before_it_and_about_when_it_is_its_turn() {
     assert_eq!((&turn["queue"], &turn["isMore"]), (&json!("payments-queue"), &json!(false)));
     let seconds = turn["expectedSeconds"].as_u64().expect("a rate is known");
     assert!((ahead / 4..ahead * 4).contains(&seconds), "{turn}");
+    assert_eq!(server.metric("wims_orders_stuck"), 0.0);
     let why = told(&server, &["order", "why", last]);
     assert!(why.contains(" are before it in payments-queue\n"), "{why}");
     await_condition("its place to shrink", || {
@@ -98,6 +101,19 @@ fn a_payment_that_a_person_must_send_back_is_told_with_its_queue() {
     assert_eq!(server.post("/queues/payments-dlq/redrive", "{}").1["moved"], 1);
     let ready = server.await_status(&order, "READY");
     assert_ne!(ready["waiting"]["act"], "redrive");
+}
+
+#[test]
+fn an_order_that_waits_for_what_never_comes_is_counted_as_stuck_and_told() {
+    let mut stack = declaration();
+    let rules = stack["rules"].as_array_mut().expect("rules");
+    rules.retain(|rule| rule["name"] != "OrdersStateMachine");
+    let server = serve("why-stuck", &stack, &[]);
+    let order = server.order("349", 7);
+    await_condition("it to be stuck", || server.metric("wims_orders_stuck") == 1.0);
+    let log = server.log();
+    let is_told = |line: &str| line.contains("that is not there") && line.contains(&order);
+    assert!(log.lines().any(is_told), "{log}");
 }
 
 #[test]
