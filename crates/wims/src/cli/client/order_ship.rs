@@ -60,8 +60,9 @@ fn ids(file: &Path) -> Result<Vec<String>, Failure> {
     } else {
         std::fs::read_to_string(file)
     };
-    let failed =
-        |error| Failure::new(EXIT_DATA_DIR, format!("failed to read {}: {error}", file.display()));
+    let failed = |error: io::Error| {
+        Failure::new(EXIT_DATA_DIR, format!("failed to read {}: {error}", file.display()))
+    };
     Ok(ids_in(&text.map_err(failed)?))
 }
 
