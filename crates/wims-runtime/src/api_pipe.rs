@@ -7,6 +7,8 @@
 //! the dead letters and is never lost. It deliberately knows no payment: what a message needs and
 //! what an outcome means are functions of the business.
 
+mod turn;
+
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

@@ -11,6 +11,8 @@ use crate::functions::Refusal;
 use crate::histogram::Histogram;
 use crate::journal::FrameWrite;
 use crate::keys::RequestKey;
+use crate::messages::Counted;
+use crate::stuck::{Look, Stuck};
 use crate::trace::TraceId;
 
 /// The time, as a step is told it.
@@ -158,6 +160,32 @@ pub enum Query {
         /// At most this many.
         limit: usize,
     },
+    /// Where the message stands whose body has this value.
+    Turn {
+        /// The queue's name.
+        queue: &'static str,
+        /// The attribute of the body.
+        attribute: &'static str,
+        /// Its value.
+        value: String,
+        /// It was sent after this sequence.
+        from: u64,
+        /// About when it was sent, wall time, if that was much later.
+        since_ms: Option<u64>,
+    },
+    /// Where an item stands in its partition; the table orders such partitions.
+    Place {
+        /// The table's name.
+        table: &'static str,
+        /// The partition key.
+        pk: String,
+        /// The sort key.
+        sk: String,
+        /// An attribute that is summed up over the items before it.
+        sum_of: &'static str,
+    },
+    /// Which items wait for something that is not there.
+    Stuck(Box<Look>),
     /// Moves dead letters back to where they came from.
     Redrive {
         /// The dead-letter queue's name.
@@ -206,6 +234,12 @@ pub enum Answer {
     Queues(Vec<QueueRow>),
     /// Messages; `None` when there is no such queue.
     Messages(Option<Vec<MessageRow>>),
+    /// Where a message stands; `None` when there is no such queue.
+    Turn(Option<Turn>),
+    /// Where an item stands; `None` when there is no such item.
+    Place(Option<Place>),
+    /// What waits for something that is not there.
+    Stuck(Box<Stuck>),
     /// How far a redrive came; `None` when there is no such queue.
     Moved(Option<Redriven>),
     /// What the stack no longer has and something is kept for.
@@ -274,6 +308,65 @@ pub struct MessageRow {
     pub receives: u32,
     /// Attempts used so far.
     pub attempts: u32,
+}
+
+/// Where a message stands, and how fast its queue goes on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Turn {
+    /// Where it stands.
+    pub stand: Stand,
+    /// Of the pipe that empties the queue into an API; `None` when there is none.
+    pub pace: Option<PipePace>,
+}
+
+/// Where a message stands in its queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stand {
+    /// It can be received, after so many others.
+    Ready {
+        /// How many can be received before it.
+        ahead: Counted,
+    },
+    /// It can be received later.
+    Hidden {
+        /// Then, wall time.
+        until_ms: u64,
+    },
+    /// A consumer holds it: a call is under way.
+    Held,
+    /// It is not in the queue.
+    Absent,
+    /// Not found among as many as may be looked at.
+    Unknown,
+}
+
+/// The pace of a pipe to an API.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PipePace {
+    /// The learned rate, in calls a second.
+    pub rate_per_second: f64,
+    /// Until when no call is made, wall time, and why.
+    pub paused: Option<(u64, Pause)>,
+}
+
+/// Why a pipe makes no call for now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pause {
+    /// The API asked for it, or could not be reached.
+    Asked,
+    /// Several calls in a row had no known outcome: one at a time finds out.
+    Unknowns,
+    /// Address or credentials are wrong.
+    Misdirected,
+}
+
+/// Where an item stands in its partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// How many come before it.
+    pub ahead: Counted,
+    /// What those that were counted add up to.
+    pub sum_ahead: i64,
 }
 
 /// How the engine is: what `/metrics` shows.

@@ -23,6 +23,7 @@ pub mod recovery;
 pub mod replay;
 pub mod sim;
 pub mod state;
+pub mod stuck;
 pub mod trace;
 
 mod api_pipe;

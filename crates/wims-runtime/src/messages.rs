@@ -31,6 +31,26 @@ pub struct Message {
     pub held: bool,
 }
 
+/// What a look for a message among a bounded number came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Search {
+    /// It is this one.
+    Found(u64),
+    /// There is none.
+    Absent,
+    /// There are more than could be looked at, and it was not among those.
+    GaveUp,
+}
+
+/// A number that was counted as far as was allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counted {
+    /// How many.
+    pub number: usize,
+    /// There are more than that.
+    pub is_more: bool,
+}
+
 /// The messages of one queue; see the module.
 #[derive(Default)]
 pub struct Messages {
@@ -103,6 +123,55 @@ impl Messages {
         self.all.range(id..).map(|(id, message)| (*id, message))
     }
 
+    /// The first message from an id on that is meant; so many are looked at, at most.
+    pub fn find(
+        &self,
+        from: u64,
+        looked_at_max: usize,
+        is_meant: impl Fn(&Message) -> bool,
+    ) -> Search {
+        for (looked_at, (id, message)) in self.from(from).enumerate() {
+            if looked_at == looked_at_max {
+                return Search::GaveUp;
+            }
+            if is_meant(message) {
+                return Search::Found(id);
+            }
+        }
+        Search::Absent
+    }
+
+    /// From which id on messages were sent at this wall time or later, as long as wall time went
+    /// forward; bisected, so that few are looked at.
+    pub fn sent_since(&self, from: u64, sent_ms: u64) -> u64 {
+        let last = self.all.last_key_value().map_or(0, |(id, _)| *id);
+        // What is before `low` was sent before, what is from `high` on was not.
+        let (mut low, mut high) = (from, last.saturating_add(1));
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.all.range(middle..high).next() {
+                Some((id, message)) if message.sent_ms < sent_ms => low = id + 1,
+                Some(_) | None => high = middle,
+            }
+        }
+        low
+    }
+
+    /// How many messages that can be received come before this id. Counted from both ends at once,
+    /// so that it is known near either; in between, up to a number.
+    pub fn ready_before(&self, id: u64, counted_max: usize) -> Counted {
+        let (mut before, mut behind) = (self.ready.range(..id), self.ready.range(id..));
+        for number in 0..=counted_max {
+            if before.next().is_none() {
+                return Counted { number, is_more: false };
+            }
+            if behind.next().is_none() {
+                return Counted { number: self.ready.len() - number, is_more: false };
+            }
+        }
+        Counted { number: counted_max, is_more: true }
+    }
+
     /// Number of messages.
     pub fn len(&self) -> usize {
         self.all.len()
@@ -169,5 +238,47 @@ mod tests {
         messages.remove(1);
         messages.remove(1);
         assert_eq!((messages.len(), messages.visible()), (1, 1));
+    }
+    fn sent(sent_ms: u64) -> Message {
+        Message { sent_ms, ..message(0, false) }
+    }
+
+    #[test]
+    fn a_message_is_looked_for_among_a_bounded_number_from_an_id_on() {
+        let mut messages = Messages::default();
+        (1..=9).for_each(|id| messages.set(id * 10, sent(id), 0));
+        let find = |from, most, at| messages.find(from, most, |message| message.sent_ms == at);
+        assert_eq!(find(0, 9, 9), Search::Found(90));
+        assert_eq!(find(0, 8, 9), Search::GaveUp);
+        assert_eq!(find(20, 8, 9), Search::Found(90));
+        assert_eq!(find(20, 8, 1), Search::Absent);
+        assert_eq!(find(100, 0, 1), Search::Absent);
+    }
+
+    #[test]
+    fn messages_sent_since_a_time_are_found_by_bisection() {
+        let mut messages = Messages::default();
+        assert_eq!(messages.sent_since(5, 1), 5, "there is none");
+        (1..=9).for_each(|id| messages.set(id * 10, sent(id), 0));
+        let first = |from, at| messages.from(messages.sent_since(from, at)).next();
+        let id_of = |from, at| first(from, at).map(|(id, _)| id);
+        for at in 1..=9 {
+            assert_eq!(id_of(0, at), Some(at * 10));
+        }
+        assert_eq!(id_of(0, 10), None);
+        assert_eq!(id_of(45, 1), Some(50), "nothing from before is meant");
+    }
+
+    #[test]
+    fn a_place_is_counted_from_both_ends_and_leaves_out_what_is_hidden() {
+        let mut messages = Messages::default();
+        (1..=9).for_each(|id| messages.set(id, message(0, false), 0));
+        messages.set(2, message(30, true), 0);
+        let before = |id, most| messages.ready_before(id, most);
+        let known = |number| Counted { number, is_more: false };
+        assert_eq!([before(1, 9), before(3, 9), before(9, 9)], [known(0), known(1), known(7)]);
+        // Eight can be received; the last two have one behind them, or none.
+        assert_eq!([before(9, 1), before(10, 0)], [known(7), known(8)]);
+        assert_eq!(before(6, 2), Counted { number: 2, is_more: true });
     }
 }

@@ -267,6 +267,8 @@ pub struct LogPlan {
     pub streams: Vec<LogStream>,
     /// Number of the first pipe the journal ever knew; events of the others are marked.
     pub first_pipe: Option<u16>,
+    /// Names of queues by number, those included that no stack declares.
+    pub queues: HashMap<u16, String>,
 }
 
 /// A stream pipe, as a log needs it.

@@ -7,15 +7,17 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use wims_stack::table::SORT_KEY;
 use wims_stack::{Doc, LogRef, Rule, TargetRef};
 
 use crate::dead_letter::Way;
 use crate::engine::{Cause, Engine};
 use crate::io::{
-    Answer, ClosedItem, HistoryJob, MessageRow, Output, Query, QueueRow, Redriven, Status,
+    Answer, ClosedItem, HistoryJob, MessageRow, Output, Place, Query, QueueRow, Redriven, Status,
 };
-use crate::items::{Item, Items};
+use crate::items::{Item, Items, text_bytes};
 use crate::mails::attributes_sent_back;
+use crate::messages::Counted;
 use crate::plan::{LogPlan, LogStream};
 use crate::record::Record;
 use crate::workflow::event_view;
@@ -26,6 +28,8 @@ const HISTORY_BATCH: usize = 2_000;
 const HISTORY_RETRY_MS: u64 = 1_000;
 /// Dead letters moved back in one request, at most.
 const REDRIVE_MAX: usize = 10_000;
+/// Items counted before one, at most.
+const COUNTED_MAX: usize = 10_000;
 
 impl Engine {
     pub(crate) fn query(&mut self, query: Query) -> Answer {
@@ -53,6 +57,14 @@ impl Engine {
             }
             Query::Queues => Answer::Queues(self.queue_rows()),
             Query::Peek { queue, from, limit } => Answer::Messages(self.peek(&queue, from, limit)),
+            Query::Turn { queue, attribute, value, from, since_ms } => {
+                Answer::Turn(self.turn(queue, attribute, &value, from, since_ms))
+            }
+            Query::Place { table, pk, sk, sum_of } => {
+                let items = self.items_of(table);
+                Answer::Place(items.and_then(|items| place(items, &pk, &sk, sum_of)))
+            }
+            Query::Stuck(look) => Answer::Stuck(Box::new(self.stuck(&look))),
             Query::Redrive { queue, limit, dry_run } => match self.refuses_calls() {
                 Some(reason) if !dry_run => Answer::Full { retry_after_s: 1, reason },
                 _ => Answer::Moved(self.redrive(&queue, limit.min(REDRIVE_MAX), dry_run)),
@@ -68,7 +80,7 @@ impl Engine {
         }
     }
 
-    fn items_of(&self, table: &str) -> Option<&Items> {
+    pub(crate) fn items_of(&self, table: &str) -> Option<&Items> {
         let number = self.state.number(&format!("table/{table}"))?;
         Some(self.state.table(number))
     }
@@ -87,6 +99,8 @@ impl Engine {
         let mut names = (0u16..).zip(&self.state.names);
         let is_pipe = |name: &Option<String>| name.as_ref().is_some_and(|n| n.starts_with("pipe/"));
         let first_pipe = names.find(|(_, name)| is_pipe(name)).map(|(number, _)| number);
+        let queues: HashMap<u16, String> =
+            self.state.queue_numbers().map(|n| (n, self.name_of(n, "queue/"))).collect();
         let plan = |log: &LogRef| {
             let leads_here = |rule: &&Rule| {
                 rule.targets.iter().any(|target| target.to == TargetRef::Log(log.clone()))
@@ -95,7 +109,8 @@ impl Engine {
                 let bus = self.state.number(&format!("bus/{}", rule.bus.name()))?;
                 Some((bus, rule.pattern.compile().ok()?))
             });
-            LogPlan { rules: rules.collect(), streams: streams.clone(), first_pipe }
+            let (rules, streams, queues) = (rules.collect(), streams.clone(), queues.clone());
+            LogPlan { rules, streams, first_pipe, queues }
         };
         let logs = self.stack.logs.iter();
         logs.map(|log| (log.name.name().to_owned(), plan(&log.name))).collect()
@@ -124,7 +139,7 @@ impl Engine {
     }
 
     /// The number of a queue that is there.
-    fn queue_named(&self, queue: &str) -> Option<u16> {
+    pub(crate) fn queue_named(&self, queue: &str) -> Option<u16> {
         let number = self.state.number(&format!("queue/{queue}"));
         number.filter(|number| self.shows_queue(*number))
     }
@@ -288,6 +303,24 @@ impl Engine {
             }
         }
     }
+}
+
+/// Where an item stands in its partition, and what an attribute of those before it comes to.
+fn place(items: &Items, pk: &str, sk: &str, sum_of: &str) -> Option<Place> {
+    items.get(pk, sk)?;
+    let mut place = Place { ahead: Counted { number: 0, is_more: false }, sum_ahead: 0 };
+    for item in items.query(pk, "") {
+        if text_bytes(&item.doc, SORT_KEY) >= sk.as_bytes() {
+            break;
+        }
+        if place.ahead.number == COUNTED_MAX {
+            place.ahead.is_more = true;
+            break;
+        }
+        place.ahead.number += 1;
+        place.sum_ahead = place.sum_ahead.saturating_add(item.doc.int(sum_of).unwrap_or(0));
+    }
+    Some(place)
 }
 
 fn with_creation(item: &Item) -> (Doc, u64) {

@@ -24,6 +24,7 @@ use crate::recovery::SegmentStore;
 use crate::trace::TraceId;
 
 mod beginnings;
+pub mod timeline;
 
 use beginnings::Beginnings;
 
@@ -543,16 +544,16 @@ mod tests {
     use crate::record::Named;
 
     /// Numbers of two stream pipes.
-    const PIPES: [u16; 2] = [5, 6];
+    pub(super) const PIPES: [u16; 2] = [5, 6];
 
     /// A data directory with one segment, gone with its test.
-    struct Folder {
+    pub(super) struct Folder {
         path: PathBuf,
         files: SegmentFiles,
     }
 
     impl Folder {
-        fn new(test: &str) -> Folder {
+        pub(super) fn new(test: &str) -> Folder {
             let path = std::env::temp_dir().join(format!("wims-log-{}-{test}", std::process::id()));
             let files = DataDir::open(&path).expect("a new data directory").segments();
             let header = SegmentHeader { number: 1, bytes: 1 << 16, journal_id: 9 };
@@ -560,13 +561,13 @@ mod tests {
             Folder { path, files }
         }
 
-        fn write(&self, offset: usize, bytes: Vec<u8>) {
+        pub(super) fn write(&self, offset: usize, bytes: Vec<u8>) {
             let frame = FrameWrite { segment: 1, offset: offset as u64, bytes };
             self.files.writer().write(&frame).expect("a durable frame");
         }
 
         /// A reader of every event of buses 1 and 2 from source `t`.
-        fn reader(&self) -> LogReader {
+        pub(super) fn reader(&self) -> LogReader {
             let pattern = Pattern(serde_json::json!({"source": ["t"]}));
             let rule = |bus| (bus, pattern.compile().expect("a pattern"));
             let stream = |pipe, bus| {
@@ -577,6 +578,7 @@ mod tests {
                 rules: vec![rule(1), rule(2)],
                 streams: vec![stream(PIPES[0], 1), stream(PIPES[1], 2)],
                 first_pipe: Some(PIPES[0]),
+                queues: HashMap::from([(8, "dead".to_owned())]),
             };
             LogReader::new(self.files.clone(), plan)
         }
@@ -595,7 +597,7 @@ mod tests {
     }
 
     /// An event `new` that follows from the first record.
-    fn event() -> Record {
+    pub(super) fn event() -> Record {
         event_on(1)
     }
 
@@ -611,12 +613,12 @@ mod tests {
     }
 
     /// A pipe has passed everything up to this record.
-    fn place(pipe: u16, seq: u64) -> Record {
+    pub(super) fn place(pipe: u16, seq: u64) -> Record {
         Record::Cursor { consumer: pipe, seq }
     }
 
     /// A new item of the table.
-    fn change(sk: &str) -> Record {
+    pub(super) fn change(sk: &str) -> Record {
         let new = Some(quiet::item(sk));
         Record::Change(Change { table: 3, created: 0, old: None, new })
     }
@@ -627,7 +629,7 @@ mod tests {
     }
 
     /// A frame of one page.
-    fn frame(first_seq: u64, records: Vec<Record>) -> Vec<u8> {
+    pub(super) fn frame(first_seq: u64, records: Vec<Record>) -> Vec<u8> {
         let (mut bytes, mut seq) = (vec![0; FRAME_HEADER], first_seq);
         for record in records {
             let cause = u64::from(seq > 1);

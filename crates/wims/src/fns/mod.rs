@@ -19,6 +19,7 @@ pub mod payments;
 pub mod refunds;
 #[cfg(test)]
 mod sample;
+pub mod waits;
 
 use std::sync::Arc;
 

@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
-use wims_runtime::driver::log::LogPage;
+use wims_runtime::driver::log::{LogError, LogPage};
 use wims_runtime::io::{Answer, Query};
 
 use crate::http::problem::Problem;
@@ -42,11 +42,22 @@ pub async fn read(
     let reader = reader.ok_or_else(|| Problem::not_found(format!("there is no log {name}")))?;
     let Answer::Durable(durable) = app.query(Query::Durable).await? else { return Err(odd()) };
     let (after, from_end) = (query.after.unwrap_or(0), query.last.is_some());
-    let read = tokio::task::spawn_blocking(move || {
+    let page = read_log(name, move || {
         if from_end { reader.last(limit, durable) } else { reader.after(after, limit, durable) }
     });
-    match read.await {
-        Ok(Ok(page)) => Ok(json_reply(StatusCode::OK, page_json(&page))),
+    Ok(json_reply(StatusCode::OK, page_json(&page.await?)))
+}
+
+/// Reads a log on a thread that may wait for the disk.
+///
+/// # Errors
+/// 500 when it cannot be read; our own log says why.
+pub async fn read_log<T: Send + 'static>(
+    name: String,
+    read: impl FnOnce() -> Result<T, LogError> + Send + 'static,
+) -> Result<T, Problem> {
+    match tokio::task::spawn_blocking(read).await {
+        Ok(Ok(found)) => Ok(found),
         Ok(Err(error)) => {
             tracing::error!(%error, log = %name, "a log could not be read");
             Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the log could not be read"))

@@ -16,6 +16,7 @@ pub mod problem;
 pub mod query;
 pub mod server;
 pub mod strict;
+pub mod stuck;
 pub mod tls;
 pub mod tokens;
 
@@ -42,6 +43,7 @@ use wims_stack::Doc;
 use idempotency::refuse_idempotency_key;
 use problem::Problem;
 use strict::{Fields, parse};
+use stuck::StuckOrders;
 
 /// The largest body of a request; an order is far below it.
 pub const BODY_BYTES_MAX: usize = 64 << 10;
@@ -56,13 +58,15 @@ pub struct App {
     client: Client,
     history: Arc<Mutex<HistoryReader>>,
     logs: Arc<HashMap<String, LogReader>>,
+    stuck: Arc<StuckOrders>,
 }
 
 impl App {
     /// An app that asks through `client`, reads closed orders from `history` and events from
     /// `logs`.
     pub fn new(client: Client, history: HistoryReader, logs: HashMap<String, LogReader>) -> App {
-        App { client, history: Arc::new(Mutex::new(history)), logs: Arc::new(logs) }
+        let (history, logs) = (Arc::new(Mutex::new(history)), Arc::new(logs));
+        App { client, history, logs, stuck: Arc::default() }
     }
 
     /// The routes.
@@ -70,6 +74,7 @@ impl App {
         Router::new()
             .route("/orders", post(orders::create).get(orders::list))
             .route("/orders/{orderId}", get(orders::read))
+            .route("/orders/{orderId}/events", get(orders::timeline::read))
             .route("/orders/{orderId}/ship", post(orders::ship))
             .route("/orders/{orderId}/cancel", post(orders::cancel))
             .route("/orders/{orderId}/payment", post(orders::pay))

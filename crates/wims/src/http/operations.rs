@@ -19,7 +19,7 @@ use wims_stack::Doc;
 use crate::http::idempotency::refuse_idempotency_key;
 use crate::http::problem::Problem;
 use crate::http::query::{PathParameters, QueryString, page_limit};
-use crate::http::{App, busy, json_reply, odd, read_optional_fields};
+use crate::http::{App, busy, json_reply, odd, read_optional_fields, stuck};
 
 /// Messages a redrive moves, at most; the engine's own bound.
 const REDRIVE_MAX: i64 = 10_000;
@@ -198,8 +198,16 @@ pub async fn readyz(State(app): State<App>) -> Result<Response, Problem> {
 pub async fn metrics(State(app): State<App>) -> Result<Response, Problem> {
     let Answer::Status(status) = app.query(Query::Status).await? else { return Err(odd()) };
     let Answer::Leftovers(rows) = app.query(Query::Leftovers).await? else { return Err(odd()) };
+    let stuck = stuck::count(&app).await?;
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
-    Ok((kind, exposition(&status, &rows)).into_response())
+    Ok((kind, exposition(&status, &rows) + &stuck_gauge(stuck)).into_response())
+}
+
+fn stuck_gauge(orders: usize) -> String {
+    let name = "wims_orders_stuck";
+    let help = "Open orders with no message, event or place in a queue where one must be; each \
+                scrape looks at 5,000 orders, so it is as old as a walk over all of them.";
+    format!("# HELP {name} {help}\n# TYPE {name} gauge\n{name} {orders}\n")
 }
 
 /// A value under its labels.

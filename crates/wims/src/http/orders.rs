@@ -2,11 +2,14 @@
 //!
 //! Article section "OrdersApi". Promise: an order reads the same wherever it is, open in the engine
 //! or closed in history, and says the one thing it waits for; a list is newest first. What is
-//! personal is shown only to who asks for that very order, its payment method to nobody. It
+//! personal is shown only to who asks for that very order, its payment method to nobody; its place
+//! in line, which takes a look at queues, is shown there as well. It
 //! deliberately decides nothing about an order: whether it is taken or shipped is the engine's word.
 //! And it counts nothing over all orders.
 
 mod new_order;
+pub mod timeline;
+mod waiting;
 
 use std::ops::RangeInclusive;
 
@@ -28,6 +31,8 @@ use crate::http::query::{PathParameters, QueryString, page_before, page_json, pa
 use crate::http::strict::values::printable_of;
 use crate::http::tokens::Holder;
 use crate::http::{App, json_reply, odd, read_keyed_fields, read_optional_fields, rfc3339};
+
+use waiting::Waiting;
 
 /// Enough to say why; it is stored with the order for good.
 const REASON_CHARS: RangeInclusive<usize> = 1..=256;
@@ -60,6 +65,8 @@ struct OrderView<'a> {
     created_at: String,
     updated_at: String,
     waits_for: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waiting: Option<Waiting>,
 }
 
 /// What of an order's contact data is shown.
@@ -103,6 +110,7 @@ impl<'a> OrderView<'a> {
             created_at: rfc3339(order.int("timestamp").unwrap_or(0)),
             updated_at: rfc3339(order.int("updatedAt").unwrap_or(0)),
             waits_for: States::of(order).and_then(waits_for),
+            waiting: None,
         }
     }
 
@@ -205,10 +213,11 @@ pub async fn read(
     State(app): State<App>,
     PathParameters(order_id): PathParameters<String>,
 ) -> Result<Response, Problem> {
-    let order = find(&app, &order_id).await?;
+    let (order, created) = find(&app, &order_id).await?;
     let contact = contact(&app, &order).await?;
     let contact = contact.as_ref().and_then(ContactView::of);
-    let view = OrderView { contact, ..OrderView::of(&order) };
+    let waiting = waiting::of(&app, &order, created).await?;
+    let view = OrderView { contact, waiting, ..OrderView::of(&order) };
     Ok(json_reply(StatusCode::OK, serde_json::to_string(&view).expect("an order is JSON")))
 }
 
@@ -223,22 +232,22 @@ async fn contact(app: &App, order: &Doc) -> Result<Option<Doc>, Problem> {
     Ok(item.map(|(contact, _)| contact))
 }
 
-/// An open order from the engine, or a closed one from history.
-async fn find(app: &App, order_id: &str) -> Result<Doc, Problem> {
+/// An open order from the engine, or a closed one from history; with its creation.
+async fn find(app: &App, order_id: &str) -> Result<(Doc, u64), Problem> {
     let value = order_id.to_owned();
     let open = Query::Find { table: TABLE, attribute: "orderId", value };
-    if let Answer::Item(Some((order, _))) = app.query(open).await? {
-        return Ok(order);
+    if let Answer::Item(Some(found)) = app.query(open).await? {
+        return Ok(found);
     }
     closed(app, order_id)
         .await?
         .ok_or_else(|| Problem::not_found(format!("there is no order {order_id}")))
 }
 
-async fn closed(app: &App, order_id: &str) -> Result<Option<Doc>, Problem> {
+async fn closed(app: &App, order_id: &str) -> Result<Option<(Doc, u64)>, Problem> {
     let order_id = order_id.to_owned();
     let found = app.history(move |history| history.find(TABLE, "orderId", &order_id)).await?;
-    Ok(found.map(|item| item.doc))
+    Ok(found.map(|item| (item.doc, item.created)))
 }
 
 /// `POST /orders/{orderId}/ship`.
@@ -298,7 +307,7 @@ async fn call_for(
 ) -> Result<Doc, Problem> {
     match app.call(headers, route, arguments.clone(), None).await {
         Err(problem) if problem.is_not_found() => {
-            let history = closed(app, order_id).await?.ok_or(problem)?;
+            let (history, _) = closed(app, order_id).await?.ok_or(problem)?;
             app.call(headers, route, arguments, Some(history)).await
         }
         other => other,

@@ -8,11 +8,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use wims_runtime::io::{Answer, Input, MessageRow, Query, QueueRow, Ticket};
 use wims_runtime::sim::{SimHistory, Verdict};
+use wims_runtime::stuck::Look;
 use wims_stack::Doc;
 
 use super::AUDITOR;
 use super::books::{Books, text, violated};
 use crate::domain::TABLE;
+use crate::fns::waits::WAITS;
 
 /// Values of `status` of orders that are open.
 const OPEN: [&str; 4] = ["PENDING", "BACKORDERED", "ON_HOLD", "READY"];
@@ -33,6 +35,8 @@ enum Question {
     DeadPayments,
     DeadEvents,
     Queues,
+    /// Orders that wait for something that is not there: none.
+    Stuck,
 }
 
 /// What queues hold at rest.
@@ -73,11 +77,12 @@ impl Inspection {
         }
     }
 
-    /// Asks what queues hold.
+    /// Asks what queues hold, and which orders are in none where they must be.
     pub fn ask_about_queues(&mut self, to: &mut Vec<Input>) {
         self.push(Question::Queues, Query::Queues, to);
         self.push(Question::DeadPayments, peek("payments-dlq"), to);
         self.push(Question::DeadEvents, peek("events-dlq"), to);
+        OPEN.into_iter().for_each(|status| self.push(Question::Stuck, stuck(status), to));
     }
 
     fn push(&mut self, question: Question, query: Query, to: &mut Vec<Input>) {
@@ -127,6 +132,10 @@ impl Inspection {
                 self.findings.not_empty.extend(wrong);
                 Ok(())
             }
+            (Question::Stuck, Answer::Stuck(found)) if found.stuck.is_empty() => Ok(()),
+            (Question::Stuck, Answer::Stuck(found)) => {
+                violated(format!("orders wait for what is not there: {:?}", found.stuck))
+            }
             (_, answer) => violated(format!("question {slot} is answered with {answer:?}")),
         }
     }
@@ -135,6 +144,11 @@ impl Inspection {
 fn list(attribute: &'static str, value: &str) -> Query {
     let value = value.to_owned();
     Query::List { table: TABLE, attribute, value, before: u64::MAX, limit: usize::MAX }
+}
+
+fn stuck(value: &'static str) -> Query {
+    let (attribute, before, limit) = ("status", u64::MAX, usize::MAX);
+    Query::Stuck(Box::new(Look { table: TABLE, attribute, value, before, limit, waits: WAITS }))
 }
 
 fn peek(queue: &str) -> Query {

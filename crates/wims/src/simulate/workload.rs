@@ -297,6 +297,9 @@ impl Workload {
             }
             Answer::Queues(_)
             | Answer::Messages(_)
+            | Answer::Turn(_)
+            | Answer::Place(_)
+            | Answer::Stuck(_)
             | Answer::Moved(_)
             | Answer::Leftovers(_)
             | Answer::Dropped(_)

@@ -13,7 +13,7 @@ const ORDERS: usize = CLIENTS * ORDERS_OF_A_CLIENT;
 const FAST: [&str; 2] = ["--sandbox-rate=5000", "--sandbox-burst=500"];
 
 /// A stack without the article's million units.
-fn unseeded() -> Value {
+pub fn unseeded() -> Value {
     let mut stack = declaration();
     let routes = stack["routes"].as_array_mut().expect("routes");
     routes.retain(|route| route["name"] != "seed-inventory");
@@ -26,7 +26,7 @@ fn unseeded() -> Value {
 }
 
 /// A server with the article's item and so many units of it.
-fn stocked(name: &str, stack: &Value, quantity: i64) -> Server {
+pub fn stocked(name: &str, stack: &Value, quantity: i64) -> Server {
     let server = serve(name, stack, &FAST);
     let item = r#"{"productName":"MacGuffin","unitPrice":2500}"#;
     assert_eq!(server.send(reqwest::Method::PUT, "/inventory/MACGUFFIN/LX", item).0, 201);
@@ -34,7 +34,7 @@ fn stocked(name: &str, stack: &Value, quantity: i64) -> Server {
     server
 }
 
-fn receive(server: &Server, quantity: i64) {
+pub fn receive(server: &Server, quantity: i64) {
     let body = format!(r#"{{"quantity":{quantity}}}"#);
     assert_eq!(server.post("/inventory/MACGUFFIN/LX/receipts", body).0, 201);
 }

@@ -29,3 +29,4 @@ mod payments_api;
 mod security;
 mod smtp;
 mod stop;
+mod why;

@@ -13,7 +13,11 @@ pub mod inventory;
 pub mod leftover;
 pub mod log;
 pub mod order;
+mod order_events;
 mod order_export;
+mod order_ready;
+mod order_ship;
+mod order_why;
 pub mod queue;
 pub mod table;
 

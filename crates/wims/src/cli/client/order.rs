@@ -8,8 +8,11 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use crate::cli::client::order_export::{self, ExportArgs};
+use crate::cli::client::order_ready::{self, ReadyArgs};
+use crate::cli::client::order_ship::{self, ShipArgs};
 use crate::cli::client::table::{Align, Table, cell, fields, money};
 use crate::cli::client::{PAGE_ROWS_MAX, Server, ServerArgs, idempotency_key, path_segment, print};
+use crate::cli::client::{order_events, order_why};
 use crate::cli::{Failure, block_on};
 
 /// What can be done with orders.
@@ -30,6 +33,19 @@ pub enum OrderCommand {
     /// Show an order, and what it waits for
     #[command(after_help = "Example:\n  wims order get 01890a5d-ac96-774b-bcce-b302099a8057")]
     Get(OrderArgs),
+    /// Tell what an order waits for, with its place in line
+    #[command(after_help = "Example:\n  wims order why 01890a5d-ac96-774b-bcce-b302099a8057\n\n\
+        It waits for one thing: an event under way, a time, stock, its payment's turn, or a \
+        person's act. With --json it is the order, as `wims order get` prints it.")]
+    Why(OrderArgs),
+    /// Show what happened to an order, with cause and effect
+    #[command(
+        after_help = "Example:\n  wims order events 01890a5d-ac96-774b-bcce-b302099a8057\n\n\
+        As far back as the journal is kept, for closed orders too. FOLLOWS FROM is the ID of what \
+        led to it: of another line, or of another item's change; a dash is a request or a timer. \
+        With --json each is a line of JSON."
+    )]
+    Events(OrderArgs),
     /// List orders, newest first
     #[command(after_help = "Examples:\n  \
         wims order list --status ON_HOLD  # those a person must look at\n  \
@@ -38,10 +54,19 @@ pub enum OrderCommand {
     List(ListArgs),
     /// Write all orders, open and closed, as CSV or lines of JSON
     Export(ExportArgs),
-    /// Tell that a READY order has left the warehouse
-    #[command(after_help = "Example:\n  wims order ship 01890a5d-ac96-774b-bcce-b302099a8057\n\n\
-        Repeating it changes nothing.")]
-    Ship(OrderArgs),
+    /// List READY orders, oldest first: what to pick
+    #[command(after_help = "Examples:\n  \
+        wims order ready  # the pick list\n  \
+        wims order ready --addresses --json  # with where each goes, a line of JSON each\n\n\
+        As CSV: `wims order export --status READY`.")]
+    Ready(ReadyArgs),
+    /// Tell that READY orders have left the warehouse
+    #[command(after_help = "Examples:\n  \
+        wims order ship 01890a5d-ac96-774b-bcce-b302099a8057\n  \
+        wims order ship --file left.txt  # an id a line; goes on after a refusal\n\n\
+        Repeating it changes nothing. Of a file each id is told as shipped, already shipped, or \
+        refused with the reason; exit code 1 when one was refused.")]
+    Ship(ShipArgs),
     /// Cancel an order that was not shipped
     #[command(after_help = "Example:\n  \
         wims order cancel 01890a5d-ac96-774b-bcce-b302099a8057 --reason 'found it cheaper'\n\n\
@@ -102,14 +127,14 @@ fn order_line(text: &str) -> Result<OrderLine, String> {
     line.ok_or_else(|| "a line is a sku and a whole number, such as MACGUFFIN/LX=7".to_owned())
 }
 
-/// What `order get` and `order ship` take.
+/// What commands about one order take.
 #[derive(Args)]
 pub struct OrderArgs {
     /// The order's id
     #[arg(value_parser = path_segment)]
-    id: String,
+    pub(super) id: String,
     #[command(flatten)]
-    server: ServerArgs,
+    pub(super) server: ServerArgs,
 }
 
 /// What `order cancel` takes.
@@ -167,9 +192,12 @@ pub fn run(command: OrderCommand) -> Result<(), Failure> {
         match command {
             OrderCommand::Create(args) => create(args).await,
             OrderCommand::Get(args) => get(args).await,
+            OrderCommand::Why(args) => order_why::why(args).await,
+            OrderCommand::Events(args) => order_events::events(args).await,
             OrderCommand::List(args) => list(args).await,
             OrderCommand::Export(args) => order_export::export(args).await,
-            OrderCommand::Ship(args) => ship(args).await,
+            OrderCommand::Ready(args) => order_ready::ready(args).await,
+            OrderCommand::Ship(args) => order_ship::ship(args).await,
             OrderCommand::Cancel(args) => cancel(args).await,
             OrderCommand::Pay(args) => pay(args).await,
         }
@@ -204,14 +232,16 @@ fn new_order(args: &CreateArgs) -> Value {
 
 async fn get(args: OrderArgs) -> Result<(), Failure> {
     let reply = Server::at(&args.server)?.get(&["orders", &args.id], &[]).await?;
-    args.server.show(&reply, || fields(&reply.json))
+    args.server.show(&reply, || fields(&without_waiting(&reply.json)))
 }
 
-async fn ship(args: OrderArgs) -> Result<(), Failure> {
-    let path = ["orders", &args.id, "ship"];
-    let reply = Server::at(&args.server)?.post(&path, &json!({})).await?;
-    let told = || format!("{} is {}\n", reply.field("orderId"), reply.field("status"));
-    args.server.show(&reply, told)
+/// An order without its place in line, which `order why` tells.
+fn without_waiting(order: &Value) -> Value {
+    let mut order = order.clone();
+    if let Some(fields) = order.as_object_mut() {
+        fields.shift_remove("waiting");
+    }
+    order
 }
 
 async fn cancel(args: CancelArgs) -> Result<(), Failure> {

@@ -105,7 +105,7 @@ fn has_money(object: &serde_json::Map<String, Value>) -> bool {
 }
 
 /// The lines of an order: `7 x MACGUFFIN/LX`.
-fn lines(lines: &Value) -> String {
+pub fn lines(lines: &Value) -> String {
     let line = |line: &Value| format!("{} x {}", cell(&line["quantity"]), cell(&line["sku"]));
     let lines: Vec<_> = lines.as_array().into_iter().flatten().map(line).collect();
     lines.join(", ")
