@@ -155,7 +155,11 @@ pub fn payment_outcome(input: &DeliveryInput<'_>, outcome: &CallOutcome) -> Vec<
     };
     let mut updates = states.moved(Move::Payment(to), input.now_ms);
     updates.push(match reason {
-        Some(reason) => Update::set_str("reason", reason),
+        Some(reason) => {
+            let contact = contacts::of(input.reads, order);
+            let method = contact.and_then(|contact| contact.str("paymentMethod"));
+            Update::set_str("reason", &impersonal(reason, method))
+        }
         None => Update::Remove("reason"),
     });
     if is_of_open_end(outcome) {
@@ -165,6 +169,18 @@ pub fn payment_outcome(input: &DeliveryInput<'_>, outcome: &CallOutcome) -> Vec<
         updates.push(Update::SetInt("graces", 1));
     }
     vec![update(order, Some(Condition::is_one_of("paymentStatus", from)), updates)]
+}
+
+/// A reason as an order keeps it, and with it events and history: without what is personal, which
+/// a payments API may repeat.
+fn impersonal(reason: &str, method: Option<&str>) -> String {
+    let is_method = |word: &str| method.is_some_and(|method| word.contains(method));
+    let words = reason.split_whitespace().map(|word| match word {
+        word if word.contains('@') => "(an address)",
+        word if is_method(word) => "(the payment method)",
+        word => word,
+    });
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// Whether a call that ended so may have been carried out, or may be yet. A deferral says that
@@ -219,6 +235,14 @@ mod tests {
 
     use super::*;
     use crate::fns::sample;
+
+    #[test]
+    fn a_reason_is_kept_without_address_and_payment_method() {
+        let reason = "card tok_1, of ada@example.com, has expired";
+        let kept = "card (the payment method) of (an address) has expired";
+        assert_eq!(impersonal(reason, Some("tok_1")), kept);
+        assert_eq!(impersonal("insufficient_funds", None), "insufficient_funds");
+    }
 
     #[test]
     fn a_charge_has_the_payment_method_of_the_order_until_it_is_erased() {
