@@ -228,6 +228,21 @@ pub struct Rule {
     pub targets: Vec<Target>,
 }
 
+impl Rule {
+    /// A rule with one target, tried again as is usual.
+    pub fn new(
+        name: &str,
+        bus: &BusRef,
+        pattern: Pattern,
+        to: TargetRef,
+        dead_letters: &QueueRef,
+    ) -> Rule {
+        let (retry, dead_letters) = (TargetRetry::default(), dead_letters.clone());
+        let targets = vec![Target { to, retry, dead_letters }];
+        Rule { name: name.into(), bus: bus.clone(), pattern, targets }
+    }
+}
+
 /// A target of a rule.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Target {
@@ -372,6 +387,23 @@ pub struct Machine {
     pub states: Vec<State>,
 }
 
+impl Machine {
+    /// One task with its Retry and Catch. What fails for good fails the execution by name, and the
+    /// event goes to the dead letters, from where it can be sent again.
+    pub fn of_task(name: &str, task: Task) -> Machine {
+        let failed = format!("{name}Failed");
+        let catch = Catch { errors: vec![ALL_ERRORS.into()], next: failed.clone() };
+        let (retry, catch) = (vec![Retry::default()], vec![catch]);
+        let state = |name: String, kind| State { name, kind };
+        let states = vec![
+            state(name.to_owned(), StateKind::Task { task, retry, catch }),
+            state(format!("{name}Done"), StateKind::Succeed),
+            state(failed.clone(), StateKind::Fail { error: failed }),
+        ];
+        Machine { states }
+    }
+}
+
 /// One state of a machine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct State {
@@ -489,6 +521,19 @@ pub struct Retry {
     pub interval_max_ms: u64,
     /// Retries, at most.
     pub attempts_max: u32,
+}
+
+impl Default for Retry {
+    /// Every error, eight times within about three minutes.
+    fn default() -> Retry {
+        Retry {
+            errors: vec![ALL_ERRORS.into()],
+            interval_ms: 1_000,
+            backoff: 2,
+            interval_max_ms: 60_000,
+            attempts_max: 8,
+        }
+    }
 }
 
 /// Goes on at another state when a task has failed for good.

@@ -5,7 +5,8 @@
 //! A state is one of a closed set, so that a state more is a compiler error wherever it counts.
 //! It deliberately contains no flow: who changes what, and when, are the functions in `fns`.
 
-use wims_stack::{Doc, Field, Update};
+use serde_json::{Value, json};
+use wims_stack::{Doc, Field, Pattern, Update};
 
 /// The one table, as in the article.
 pub const TABLE: &str = "WIMS";
@@ -289,6 +290,15 @@ pub enum Move {
 /// When the item is no order.
 pub fn moved(order: &Doc, to: Move, now_ms: u64) -> Vec<Update> {
     States::of(order).expect("a stored order has its three states").moved(to, now_ms)
+}
+
+/// Matches change events with this `data`.
+pub fn changes(data: &Value) -> Pattern {
+    Pattern(json!({
+        "source": [PROJECT_SOURCE],
+        "detail-type": [CDC_EVENT],
+        "detail": {"data": data}
+    }))
 }
 
 /// A line of an order: a sku and how many.

@@ -8,14 +8,12 @@
 
 use serde_json::json;
 use wims_stack::{
-    ALL_ERRORS, Becomes, BusRef, Catch, Condition, FunctionRef, Machine, Pattern, QueueRef, Retry,
-    Rule, Stack, State, StateKind, TableRef, Target, TargetRef, TargetRetry, Task, Template,
-    Transact, Workflow, WorkflowRef,
+    Becomes, BusRef, Condition, FunctionRef, Machine, QueueRef, Rule, Stack, TableRef, TargetRef,
+    Task, Template, Transact, Workflow, WorkflowRef,
 };
 
-use crate::domain::{
-    CDC_EVENT, CUSTOMER, INVENTORY, InventoryStatus, PROJECT_SOURCE, PaymentStatus,
-};
+use crate::domain::{CUSTOMER, INVENTORY, InventoryStatus, PaymentStatus, changes};
+use crate::fns::payments;
 
 /// What it needs.
 pub struct BackordersProps {
@@ -40,7 +38,7 @@ impl Backorders {
         let workflow = WorkflowRef::new("backorders-state-machine");
         stack.workflows.push(Workflow {
             name: workflow.clone(),
-            machine: Machine { states: states(props.table, props.fill) },
+            machine: fill_backorders(props.table, props.fill),
         });
         let some = json!([{"numeric": [">", 0]}]);
         let stock = json!({
@@ -57,41 +55,21 @@ impl Backorders {
                 "paymentStatus": [PaymentStatus::Pending.as_str()]
             }
         });
-        let payment = TargetRef::Queue(props.queue, payment_message());
+        let payment = TargetRef::Queue(props.queue, payments::message());
         let rules = [
             ("BackordersRule", stock, TargetRef::Workflow(workflow)),
             ("BackorderFilledRule", filled, payment),
         ];
-        stack.rules.extend(rules.map(|(name, data, to)| Rule {
-            name: name.into(),
-            bus: props.bus.clone(),
-            pattern: Pattern(json!({
-                "source": [PROJECT_SOURCE],
-                "detail-type": [CDC_EVENT],
-                "detail": {"data": data}
-            })),
-            targets: vec![Target {
-                to,
-                retry: TargetRetry::default(),
-                dead_letters: props.dead_letters.clone(),
-            }],
+        stack.rules.extend(rules.map(|(name, data, to)| {
+            Rule::new(name, &props.bus, changes(&data), to, &props.dead_letters)
         }));
         Backorders
     }
 }
 
-/// A reference, as the first one, and which filling it follows from.
-fn payment_message() -> Template {
-    let path = |name: &str| Template::path(&format!("$.detail.data.NewImage.{name}"));
-    Template::Object(vec![
-        ("filledAt".into(), path("filledAt")),
-        ("orderId".into(), path("orderId")),
-    ])
-}
-
 /// A run that fills anybody lowers the number of those who wait, and one who waits is needed: so
 /// the changes that follow from a change of stock come to an end.
-fn states(table: TableRef, fill: FunctionRef) -> Vec<State> {
+fn fill_backorders(table: TableRef, fill: FunctionRef) -> Machine {
     let task = Task::Transact(Transact {
         table,
         pk: Template::path("$.detail.data.pk"),
@@ -103,21 +81,5 @@ fn states(table: TableRef, fill: FunctionRef) -> Vec<State> {
         function: fill,
         becomes: Becomes::lower("backordered"),
     });
-    let retry = Retry {
-        errors: vec![ALL_ERRORS.into()],
-        interval_ms: 1_000,
-        backoff: 2,
-        interval_max_ms: 60_000,
-        attempts_max: 8,
-    };
-    let failed = "FillBackordersFailed";
-    let catch = Catch { errors: vec![ALL_ERRORS.into()], next: failed.into() };
-    vec![
-        State {
-            name: "FillBackorders".into(),
-            kind: StateKind::Task { task, retry: vec![retry], catch: vec![catch] },
-        },
-        State { name: "FillBackordersDone".into(), kind: StateKind::Succeed },
-        State { name: failed.into(), kind: StateKind::Fail { error: failed.into() } },
-    ]
+    Machine::of_task("FillBackorders", task)
 }

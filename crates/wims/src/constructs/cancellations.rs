@@ -10,14 +10,13 @@
 
 use serde_json::{Value, json};
 use wims_stack::{
-    ALL_ERRORS, ApiRef, ApiTarget, Becomes, BusRef, Catch, Condition, Machine, Pattern, Pipe,
-    PipeSource, PipeTarget, Queue, QueueRef, Redrive, Retry, Rule, Stack, State, StateKind,
-    TableRef, Target, TargetRef, TargetRetry, Task, Template, TopicRef, Transact, Workflow,
-    WorkflowRef,
+    ApiRef, ApiTarget, Becomes, BusRef, Condition, Machine, Pipe, PipeSource, PipeTarget, Queue,
+    QueueRef, Redrive, Rule, Stack, State, StateKind, TableRef, TargetRef, Task, Template,
+    TopicRef, Transact, Workflow, WorkflowRef,
 };
 
-use crate::domain::{CDC_EVENT, CUSTOMER, InventoryStatus, PROJECT_SOURCE, PaymentStatus};
-use crate::fns::function;
+use crate::domain::{CUSTOMER, InventoryStatus, PaymentStatus, changes};
+use crate::fns::{function, payments};
 
 /// How long stock is kept after a decline unless a setting says otherwise: three days.
 pub const DECLINE_GRACE_MS: u64 = 72 * 3_600_000;
@@ -62,12 +61,12 @@ impl Cancellations {
         let charged: Vec<&str> = charged.iter().map(|status| status.as_str()).collect();
         let pending = json!([PaymentStatus::RefundPending.as_str()]);
         let refund = with(canceled(&pending), "OldImage", json!({"paymentStatus": &charged}));
-        let to = |queue: &QueueRef| TargetRef::Queue(queue.clone(), message());
+        let to = |queue: &QueueRef| TargetRef::Queue(queue.clone(), payments::message());
         let declined_text = PaymentStatus::Declined.as_str();
         let declined = WorkflowRef::new("declined-state-machine");
         stack.workflows.push(Workflow {
             name: declined.clone(),
-            machine: Machine { states: states(props.table.clone(), props.decline_grace_ms) },
+            machine: cancel_declined(props.table.clone(), props.decline_grace_ms),
         });
         let rules = [
             ("CanceledPaymentRule", canceled(&failed), to(&props.payments)),
@@ -79,19 +78,8 @@ impl Cancellations {
                 to(&props.payments),
             ),
         ];
-        stack.rules.extend(rules.map(|(name, data, to)| Rule {
-            name: name.into(),
-            bus: props.bus.clone(),
-            pattern: Pattern(json!({
-                "source": [PROJECT_SOURCE],
-                "detail-type": [CDC_EVENT],
-                "detail": {"data": data}
-            })),
-            targets: vec![Target {
-                to,
-                retry: TargetRetry::default(),
-                dead_letters: props.dead_letters.clone(),
-            }],
+        stack.rules.extend(rules.map(|(name, data, to)| {
+            Rule::new(name, &props.bus, changes(&data), to, &props.dead_letters)
         }));
         refunds_queue(stack, refunds, props);
         Cancellations
@@ -125,18 +113,9 @@ fn with(mut data: Value, name: &str, value: Value) -> Value {
     data
 }
 
-/// A reference, as the first payment's; `filledAt` tells it from one that came before.
-fn message() -> Template {
-    let path = |name: &str| Template::path(&format!("$.detail.data.NewImage.{name}"));
-    Template::Object(vec![
-        ("filledAt".into(), path("filledAt")),
-        ("orderId".into(), path("orderId")),
-    ])
-}
-
 /// Each decline gives an order one grace, and the run that cancels it spends it: so the changes
 /// that follow from a decline come to an end.
-fn states(table: TableRef, grace_ms: u64) -> Vec<State> {
+fn cancel_declined(table: TableRef, grace_ms: u64) -> Machine {
     let declined = PaymentStatus::Declined.as_str();
     let task = Task::Transact(Transact {
         table,
@@ -149,24 +128,10 @@ fn states(table: TableRef, grace_ms: u64) -> Vec<State> {
         function: function("cancel-declined"),
         becomes: Becomes::lower("graces"),
     });
-    let retry = Retry {
-        errors: vec![ALL_ERRORS.into()],
-        interval_ms: 1_000,
-        backoff: 2,
-        interval_max_ms: 60_000,
-        attempts_max: 8,
-    };
-    let failed = "CancelDeclinedFailed";
-    let catch = Catch { errors: vec![ALL_ERRORS.into()], next: failed.into() };
-    vec![
-        State { name: "Grace".into(), kind: StateKind::Wait { duration_ms: grace_ms } },
-        State {
-            name: "CancelDeclined".into(),
-            kind: StateKind::Task { task, retry: vec![retry], catch: vec![catch] },
-        },
-        State { name: "CancelDeclinedDone".into(), kind: StateKind::Succeed },
-        State { name: failed.into(), kind: StateKind::Fail { error: failed.into() } },
-    ]
+    let mut machine = Machine::of_task("CancelDeclined", task);
+    let grace = StateKind::Wait { duration_ms: grace_ms };
+    machine.states.insert(0, State { name: "Grace".into(), kind: grace });
+    machine
 }
 
 fn refunds_queue(stack: &mut Stack, queue: QueueRef, props: CancellationsProps) {

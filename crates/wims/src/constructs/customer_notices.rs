@@ -8,8 +8,8 @@
 
 use serde_json::json;
 use wims_stack::{
-    BusRef, FunctionRef, Notices, Pattern, Queue, QueueRef, Redrive, Rule, Stack, TableRef, Target,
-    TargetRef, TargetRetry, Topic, TopicRef,
+    BusRef, FunctionRef, Notices, Pattern, Queue, QueueRef, Redrive, Rule, Stack, TableRef,
+    TargetRef, Topic, TopicRef,
 };
 
 use crate::domain::BUSINESS_SOURCE;
@@ -73,19 +73,14 @@ impl CustomerNotices {
                 json!({"filledAt": [{"exists": true}], "hasContact": [true]}),
             ),
         ];
-        stack.rules.extend(rules.map(|(name, events, detail)| Rule {
-            name: name.into(),
-            bus: props.bus.clone(),
-            pattern: Pattern(json!({
+        stack.rules.extend(rules.map(|(name, events, detail)| {
+            let pattern = Pattern(json!({
                 "source": [BUSINESS_SOURCE],
                 "detail-type": events,
                 "detail": detail
-            })),
-            targets: vec![Target {
-                to: TargetRef::Topic(topic.clone()),
-                retry: TargetRetry::default(),
-                dead_letters: props.dead_letters.clone(),
-            }],
+            }));
+            let to = TargetRef::Topic(topic.clone());
+            Rule::new(name, &props.bus, pattern, to, &props.dead_letters)
         }));
         CustomerNotices
     }

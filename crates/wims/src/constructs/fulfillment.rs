@@ -6,14 +6,11 @@
 
 use serde_json::json;
 use wims_stack::{
-    ALL_ERRORS, Becomes, BusRef, Catch, Condition, Doc, Machine, Pattern, QueueRef, Retry, Rule,
-    Stack, State, StateKind, TableRef, Target, TargetRef, TargetRetry, Task, Template, Transact,
-    Workflow, WorkflowRef,
+    Becomes, BusRef, Condition, Doc, Machine, QueueRef, Rule, Stack, TableRef, TargetRef, Task,
+    Template, Transact, Workflow, WorkflowRef,
 };
 
-use crate::domain::{
-    CDC_EVENT, CUSTOMER, FulfillmentStatus, InventoryStatus, PROJECT_SOURCE, PaymentStatus,
-};
+use crate::domain::{CUSTOMER, FulfillmentStatus, InventoryStatus, PaymentStatus, changes};
 use crate::fns::function;
 
 /// What it needs.
@@ -33,37 +30,28 @@ impl Fulfillment {
     /// Declares the rule and the workflow.
     pub fn new(stack: &mut Stack, props: FulfillmentProps) -> Fulfillment {
         let workflow = WorkflowRef::new("fulfillment-state-machine");
-        stack.workflows.push(Workflow {
-            name: workflow.clone(),
-            machine: Machine { states: states(props.table) },
+        stack.workflows.push(Workflow { name: workflow.clone(), machine: mark_ready(props.table) });
+        let complete = json!({
+            "eventType": ["UPDATE"],
+            "pk": [{"prefix": CUSTOMER}],
+            "NewImage": {
+                "inventoryStatus": [InventoryStatus::Reserved.as_str()],
+                "paymentStatus": [PaymentStatus::Paid.as_str()],
+                "fulfillmentStatus": [FulfillmentStatus::Unfulfilled.as_str()]
+            }
         });
-        stack.rules.push(Rule {
-            name: "FulfillmentRule".into(),
-            bus: props.bus,
-            pattern: Pattern(json!({
-                "source": [PROJECT_SOURCE],
-                "detail-type": [CDC_EVENT],
-                "detail": {"data": {
-                    "eventType": ["UPDATE"],
-                    "pk": [{"prefix": CUSTOMER}],
-                    "NewImage": {
-                        "inventoryStatus": [InventoryStatus::Reserved.as_str()],
-                        "paymentStatus": [PaymentStatus::Paid.as_str()],
-                        "fulfillmentStatus": [FulfillmentStatus::Unfulfilled.as_str()]
-                    }
-                }}
-            })),
-            targets: vec![Target {
-                to: TargetRef::Workflow(workflow),
-                retry: TargetRetry::default(),
-                dead_letters: props.dead_letters,
-            }],
-        });
+        stack.rules.push(Rule::new(
+            "FulfillmentRule",
+            &props.bus,
+            changes(&complete),
+            TargetRef::Workflow(workflow),
+            &props.dead_letters,
+        ));
         Fulfillment
     }
 }
 
-fn states(table: TableRef) -> Vec<State> {
+fn mark_ready(table: TableRef) -> Machine {
     let task = Task::Transact(Transact {
         table,
         pk: Template::path("$.detail.data.pk"),
@@ -79,23 +67,5 @@ fn states(table: TableRef) -> Vec<State> {
             vec![Doc::text(FulfillmentStatus::Ready.as_str())],
         ),
     });
-    let retry = Retry {
-        errors: vec![ALL_ERRORS.into()],
-        interval_ms: 1_000,
-        backoff: 2,
-        interval_max_ms: 60_000,
-        attempts_max: 8,
-    };
-    let catch = Catch { errors: vec![ALL_ERRORS.into()], next: "MarkReadyFailed".into() };
-    vec![
-        State {
-            name: "MarkReady".into(),
-            kind: StateKind::Task { task, retry: vec![retry], catch: vec![catch] },
-        },
-        State { name: "MarkReadyDone".into(), kind: StateKind::Succeed },
-        State {
-            name: "MarkReadyFailed".into(),
-            kind: StateKind::Fail { error: "MarkReadyFailed".into() },
-        },
-    ]
+    Machine::of_task("MarkReady", task)
 }

@@ -7,8 +7,8 @@
 
 use serde_json::json;
 use wims_stack::{
-    BusRef, MailLimit, Pattern, Queue, QueueRef, Redrive, Rule, Stack, Subscription, Target,
-    TargetRef, TargetRetry, Template, Topic, TopicRef,
+    BusRef, MailLimit, Pattern, Queue, QueueRef, Redrive, Rule, Stack, Subscription, TargetRef,
+    Template, Topic, TopicRef,
 };
 
 use crate::domain::BUSINESS_SOURCE;
@@ -57,16 +57,13 @@ impl InventoryMonitor {
             }],
             notices: Vec::new(),
         });
-        stack.rules.push(Rule {
-            name: "InventoryStockRule".into(),
-            bus: props.bus,
-            pattern: Pattern(json!({"source": [BUSINESS_SOURCE], "detail-type": ["stock.low"]})),
-            targets: vec![Target {
-                to: TargetRef::Topic(topic),
-                retry: TargetRetry::default(),
-                dead_letters: props.dead_letters,
-            }],
-        });
+        stack.rules.push(Rule::new(
+            "InventoryStockRule",
+            &props.bus,
+            Pattern(json!({"source": [BUSINESS_SOURCE], "detail-type": ["stock.low"]})),
+            TargetRef::Topic(topic),
+            &props.dead_letters,
+        ));
         InventoryMonitor
     }
 }

@@ -7,7 +7,7 @@
 use serde_json::json;
 use wims_stack::{
     BusRef, Log, LogRef, MailLimit, Pattern, Queue, QueueRef, Redrive, Rule, Stack, Subscription,
-    Target, TargetRef, TargetRetry, Topic, TopicRef,
+    TargetRef, Topic, TopicRef,
 };
 
 use crate::domain::{BUSINESS_SOURCE, PROJECT_SOURCE};
@@ -64,16 +64,13 @@ impl Observability {
         });
         let retention_ms = props.log_retention_hours * HOUR_MS;
         stack.logs.push(Log { name: log.clone(), retention_ms });
-        stack.rules.push(Rule {
-            name: "ObserverRule".into(),
-            bus: props.bus,
-            pattern: Pattern(json!({"source": [PROJECT_SOURCE, BUSINESS_SOURCE]})),
-            targets: vec![Target {
-                to: TargetRef::Log(log),
-                retry: TargetRetry::default(),
-                dead_letters: dead_letters.clone(),
-            }],
-        });
+        stack.rules.push(Rule::new(
+            "ObserverRule",
+            &props.bus,
+            Pattern(json!({"source": [PROJECT_SOURCE, BUSINESS_SOURCE]})),
+            TargetRef::Log(log),
+            &dead_letters,
+        ));
         Observability { dead_letters, alarm }
     }
 }

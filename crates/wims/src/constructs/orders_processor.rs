@@ -7,12 +7,11 @@
 
 use serde_json::json;
 use wims_stack::{
-    ALL_ERRORS, Becomes, BusRef, Catch, Condition, Doc, Machine, Pattern, QueueRef, Retry, Rule,
-    Stack, State, StateKind, TableRef, Target, TargetRef, TargetRetry, Task, Template, Transact,
-    Workflow, WorkflowRef,
+    Becomes, BusRef, Condition, Doc, Machine, QueueRef, Rule, Stack, State, StateKind, TableRef,
+    TargetRef, Task, Template, Transact, Workflow, WorkflowRef,
 };
 
-use crate::domain::{CDC_EVENT, CUSTOMER, InventoryStatus, PROJECT_SOURCE};
+use crate::domain::{CUSTOMER, InventoryStatus, changes};
 use crate::fns::function;
 
 /// What it needs.
@@ -39,20 +38,14 @@ impl OrdersProcessor {
         stack
             .workflows
             .push(Workflow { name: workflow.clone(), machine: Machine { states: vec![parallel] } });
-        stack.rules.push(Rule {
-            name: "OrdersStateMachine".into(),
-            bus: props.bus,
-            pattern: Pattern(json!({
-                "source": [PROJECT_SOURCE],
-                "detail-type": [CDC_EVENT],
-                "detail": {"data": {"eventType": ["INSERT"], "pk": [{"prefix": CUSTOMER}]}}
-            })),
-            targets: vec![Target {
-                to: TargetRef::Workflow(workflow),
-                retry: TargetRetry::default(),
-                dead_letters: props.dead_letters,
-            }],
-        });
+        let placed = json!({"eventType": ["INSERT"], "pk": [{"prefix": CUSTOMER}]});
+        stack.rules.push(Rule::new(
+            "OrdersStateMachine",
+            &props.bus,
+            changes(&placed),
+            TargetRef::Workflow(workflow),
+            &props.dead_letters,
+        ));
         OrdersProcessor
     }
 }
@@ -70,7 +63,7 @@ fn reserve_stock(table: TableRef) -> Machine {
             becomes.iter().map(|status| Doc::text(status.as_str())).collect(),
         ),
     });
-    branch("ReserveStock", task)
+    Machine::of_task("ReserveStock", task)
 }
 
 fn enqueue_payment(queue: QueueRef) -> Machine {
@@ -79,28 +72,5 @@ fn enqueue_payment(queue: QueueRef) -> Machine {
         "orderId".into(),
         Template::path("$.detail.data.NewImage.orderId"),
     )]);
-    branch("EnqueuePayment", Task::SendMessage { queue, message })
-}
-
-/// One task with its Retry and Catch. What fails for good fails the execution by name, and the
-/// event goes to the dead letters, from where it can be sent again.
-fn branch(name: &str, task: Task) -> Machine {
-    let failed = format!("{name}Failed");
-    let retry = Retry {
-        errors: vec![ALL_ERRORS.into()],
-        interval_ms: 1_000,
-        backoff: 2,
-        interval_max_ms: 60_000,
-        attempts_max: 8,
-    };
-    let catch = Catch { errors: vec![ALL_ERRORS.into()], next: failed.clone() };
-    let states = vec![
-        State {
-            name: name.into(),
-            kind: StateKind::Task { task, retry: vec![retry], catch: vec![catch] },
-        },
-        State { name: format!("{name}Done"), kind: StateKind::Succeed },
-        State { name: failed.clone(), kind: StateKind::Fail { error: failed } },
-    ];
-    Machine { states }
+    Machine::of_task("EnqueuePayment", Task::SendMessage { queue, message })
 }

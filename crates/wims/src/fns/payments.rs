@@ -6,7 +6,7 @@
 //! of a call already made is looked up, and a success is refunded.
 
 use wims_runtime::functions::{CallOutcome, Delivery, DeliveryInput, Reads};
-use wims_stack::{Condition, Doc, Field, Update, Write};
+use wims_stack::{Condition, Doc, Field, Template, Update, Write};
 
 use super::{contacts, update};
 use crate::domain::{
@@ -22,6 +22,16 @@ const NOT_FOUND_TRUSTED_AFTER_MS: u64 = 60_000;
 const PROCESSING: &str = PaymentStatus::Processing.as_str();
 /// A call is under way, or what became of it is looked up.
 const UNDER_WAY: [&str; 2] = [PROCESSING, PaymentStatus::Unknown.as_str()];
+
+/// What is sent when a payment is to be made anew, or a refund: a reference to the order, for it
+/// says what is needed then. `filledAt` tells it from the messages that came before.
+pub fn message() -> Template {
+    let path = |name: &str| Template::path(&format!("$.detail.data.NewImage.{name}"));
+    Template::Object(vec![
+        ("filledAt".into(), path("filledAt")),
+        ("orderId".into(), path("orderId")),
+    ])
+}
 
 /// Decides what a message `{orderId}` needs; the order says it, not the message.
 pub fn prepare_payment(input: &DeliveryInput<'_>) -> Delivery {
@@ -88,7 +98,8 @@ fn is_of_before(message: &Doc, order: &Doc) -> bool {
     filled.is_some() && message.int("filledAt") != filled
 }
 
-fn find_order<'a>(input: &DeliveryInput<'a>) -> Option<&'a Doc> {
+/// The order a message is about.
+pub(super) fn find_order<'a>(input: &DeliveryInput<'a>) -> Option<&'a Doc> {
     input.reads.find("orderId", input.message.str("orderId")?)
 }
 
@@ -154,14 +165,7 @@ pub fn payment_outcome(input: &DeliveryInput<'_>, outcome: &CallOutcome) -> Vec<
         }
     };
     let mut updates = states.moved(Move::Payment(to), input.now_ms);
-    updates.push(match reason {
-        Some(reason) => {
-            let contact = contacts::of(input.reads, order);
-            let method = contact.and_then(|contact| contact.str("paymentMethod"));
-            Update::set_str("reason", &impersonal(reason, method))
-        }
-        None => Update::Remove("reason"),
-    });
+    updates.push(reason_of(input, order, reason));
     if is_of_open_end(outcome) {
         updates.push(call_ended(input));
     }
@@ -171,16 +175,15 @@ pub fn payment_outcome(input: &DeliveryInput<'_>, outcome: &CallOutcome) -> Vec<
     vec![update(order, Some(Condition::is_one_of("paymentStatus", from)), updates)]
 }
 
-/// A reason as an order keeps it, and with it events and history: without what is personal, which
-/// a payments API may repeat.
-fn impersonal(reason: &str, method: Option<&str>) -> String {
-    let is_method = |word: &str| method.is_some_and(|method| word.contains(method));
-    let words = reason.split_whitespace().map(|word| match word {
-        word if word.contains('@') => "(an address)",
-        word if is_method(word) => "(the payment method)",
-        word => word,
-    });
-    words.collect::<Vec<_>>().join(" ")
+/// The payments API's reason as an order keeps it, and with it events and history: without its
+/// payment method, which the API may repeat. None takes away the one before.
+pub(super) fn reason_of(input: &DeliveryInput<'_>, order: &Doc, reason: Option<&str>) -> Update {
+    let Some(reason) = reason else { return Update::Remove("reason") };
+    let contact = contacts::of(input.reads, order);
+    match contact.and_then(|contact| contact.str("paymentMethod")) {
+        Some(method) => Update::set_str("reason", &reason.replace(method, "(the payment method)")),
+        None => Update::set_str("reason", reason),
+    }
 }
 
 /// Whether a call that ended so may have been carried out, or may be yet. A deferral says that
@@ -217,7 +220,7 @@ fn outcome_of_canceled(
         }
     };
     let mut updates = states.moved(Move::Payment(to), input.now_ms);
-    updates.extend(reason.map(|reason| Update::set_str("reason", reason)));
+    updates.extend(reason.map(|reason| reason_of(input, order, Some(reason))));
     if is_of_open_end(outcome) {
         updates.push(call_ended(input));
     }
@@ -235,14 +238,6 @@ mod tests {
 
     use super::*;
     use crate::fns::sample;
-
-    #[test]
-    fn a_reason_is_kept_without_address_and_payment_method() {
-        let reason = "card tok_1, of ada@example.com, has expired";
-        let kept = "card (the payment method) of (an address) has expired";
-        assert_eq!(impersonal(reason, Some("tok_1")), kept);
-        assert_eq!(impersonal("insufficient_funds", None), "insufficient_funds");
-    }
 
     #[test]
     fn a_charge_has_the_payment_method_of_the_order_until_it_is_erased() {

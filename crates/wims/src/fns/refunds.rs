@@ -5,14 +5,15 @@
 //! and never looked up. The order is CANCELED, and closed, once its money is back.
 
 use wims_runtime::functions::{CallOutcome, Delivery, DeliveryInput};
-use wims_stack::{Condition, Doc, Field, Update, Write};
+use wims_stack::{Condition, Doc, Field, Write};
 
+use super::payments::{find_order, reason_of};
 use super::{contacts, update};
 use crate::domain::{Move, PaymentStatus, States, charge_key};
 
 /// Decides what a message `{orderId}` needs; the order says it, not the message.
 pub fn prepare_refund(input: &DeliveryInput<'_>) -> Delivery {
-    let Some((order, states)) = find_order(input) else { return Delivery::Drop };
+    let Some((order, states)) = find(input) else { return Delivery::Drop };
     let writes = match states.payment {
         PaymentStatus::RefundPending => Vec::new(),
         // It was given up, and a person sent its message back.
@@ -33,8 +34,8 @@ pub fn prepare_refund(input: &DeliveryInput<'_>) -> Delivery {
     Delivery::Call { writes, key: charge_key(order), body: request(order) }
 }
 
-fn find_order<'a>(input: &DeliveryInput<'a>) -> Option<(&'a Doc, States)> {
-    let order = input.reads.find("orderId", input.message.str("orderId")?)?;
+fn find<'a>(input: &DeliveryInput<'a>) -> Option<(&'a Doc, States)> {
+    let order = find_order(input)?;
     Some((order, States::of(order)?))
 }
 
@@ -49,21 +50,18 @@ fn request(order: &Doc) -> Doc {
 
 /// Turns an outcome into the order's next payment status. What is tried again changes nothing.
 pub fn refund_outcome(input: &DeliveryInput<'_>, outcome: &CallOutcome) -> Vec<Write> {
-    let Some((order, states)) = find_order(input) else { return Vec::new() };
+    let Some((order, states)) = find(input) else { return Vec::new() };
     let (to, reason) = match outcome {
         CallOutcome::Succeeded => (PaymentStatus::Refunded, None),
         CallOutcome::Declined(reason)
         | CallOutcome::Refused(reason)
-        | CallOutcome::Exhausted(reason) => (PaymentStatus::RefundFailed, Some(reason)),
+        | CallOutcome::Exhausted(reason) => (PaymentStatus::RefundFailed, Some(reason.as_str())),
         CallOutcome::Deferred | CallOutcome::Unknown(_) | CallOutcome::NotFound => {
             return Vec::new();
         }
     };
     let mut updates = states.moved(Move::Payment(to), input.now_ms);
-    updates.push(match reason {
-        Some(reason) => Update::set_str("reason", reason),
-        None => Update::Remove("reason"),
-    });
+    updates.push(reason_of(input, order, reason));
     let guard = Condition::is("paymentStatus", PaymentStatus::RefundPending.as_str());
     let mut writes = vec![update(order, Some(guard), updates)];
     if to == PaymentStatus::Refunded {
