@@ -78,6 +78,14 @@ struct Place {
     header: FrameHeader,
 }
 
+/// How a walk over frames ended.
+struct Walked {
+    /// The journal reaches back to where it was to begin.
+    is_whole: bool,
+    /// Nothing more is there now.
+    end: bool,
+}
+
 impl Place {
     /// The sequence behind its last record.
     fn end_seq(&self) -> u64 {
@@ -107,14 +115,27 @@ impl LogReader {
     /// When a segment cannot be read, or a frame before `durable` is unsound.
     pub fn after(&self, after: u64, limit: usize, durable: u64) -> Result<LogPage, LogError> {
         let mut page = LogPage { next: after, ..LogPage::default() };
+        let read = |place: &Place| self.read_frame(place, after, limit, durable, &mut page);
+        page.end = self.walk(after, durable, read)?.end;
+        Ok(page)
+    }
+
+    /// Hands over the frames with records behind `after`, in order, until `each` says that it is
+    /// enough, or all up to `durable` were seen.
+    fn walk(
+        &self,
+        after: u64,
+        durable: u64,
+        mut each: impl FnMut(&Place) -> Result<bool, LogError>,
+    ) -> Result<Walked, LogError> {
         let wanted = after.saturating_add(1);
         if wanted > durable {
-            page.end = true;
-            return Ok(page);
+            return Ok(Walked { is_whole: true, end: true });
         }
         let segments = self.segments()?;
         let starts = |first: &Option<u64>| first.is_some_and(|first| first <= wanted);
-        let start = segments.iter().rposition(|(_, first)| starts(first)).unwrap_or(0);
+        let start = segments.iter().rposition(|(_, first)| starts(first));
+        let (is_whole, start) = (start.is_some(), start.unwrap_or(0));
         // The sequence that must come next, and where it must be.
         let (first_segment, first_seq) = segments.get(start).copied().unwrap_or_default();
         let mut expected = first_seq.unwrap_or(wanted);
@@ -127,16 +148,15 @@ impl LogReader {
                 next = place.end_offset();
                 expected = place.end_seq();
                 (segment, offset) = (*number, next);
-                if expected > wanted && self.read_frame(&place, after, limit, durable, &mut page)? {
-                    return Ok(page);
+                if expected > wanted && each(&place)? {
+                    return Ok(Walked { is_whole, end: false });
                 }
             }
         }
         if expected <= durable {
             return Err(LogError::Unsound { segment, offset });
         }
-        page.end = true;
-        Ok(page)
+        Ok(Walked { is_whole, end: true })
     }
 
     /// The last `count` events up to `durable`, or somewhat more.

@@ -10,7 +10,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use wims_stack::Doc;
 
 use super::{Equals, LogError, LogReader, Place, publishers, read_entries};
-use crate::frame::{FrameHeader, PAGE};
+use crate::frame::FrameHeader;
 use crate::record::{Entry, Record, Sent};
 
 /// Bytes of the journal a page reads, at most, and the frame after them.
@@ -81,46 +81,18 @@ impl LogReader {
         durable: u64,
     ) -> Result<Timeline, LogError> {
         let after = after.max(about.created.saturating_sub(1));
-        let mut page = Timeline { next: after, is_whole: true, ..Timeline::default() };
-        let wanted = after.saturating_add(1);
-        if wanted > durable {
-            page.end = true;
-            return Ok(page);
-        }
-        let segments = self.segments()?;
-        let starts = |first: &Option<u64>| first.is_some_and(|first| first <= wanted);
-        let start = segments.iter().rposition(|(_, first)| starts(first));
-        page.is_whole = start.is_some();
-        let start = start.unwrap_or(0);
-        let (first_segment, first_seq) = segments.get(start).copied().unwrap_or_default();
-        let mut expected = first_seq.unwrap_or(wanted);
-        let (mut segment, mut offset) = (first_segment, PAGE as u64);
+        let mut page = Timeline { next: after, ..Timeline::default() };
         let mut read_bytes = 0;
-        for (number, _) in &segments[start..] {
-            let mut next = PAGE as u64;
-            while expected <= durable
-                && let Some(place) = self.frame_of(*number, next, expected)?
-            {
-                next = place.end_offset();
-                expected = place.end_seq();
-                (segment, offset) = (*number, next);
-                if expected <= wanted {
-                    continue;
-                }
-                if self.tell_frame(&place, about, after, limit, durable, &mut page)? {
-                    return Ok(page);
-                }
-                page.next = page.next.max((expected - 1).min(durable));
-                read_bytes += place.header.padded_len() as u64;
-                if read_bytes >= BYTES_MAX && expected <= durable {
-                    return Ok(page);
-                }
+        let walked = self.walk(after, durable, |place| {
+            if self.tell_frame(place, about, after, limit, durable, &mut page)? {
+                return Ok(true);
             }
-        }
-        if expected <= durable {
-            return Err(LogError::Unsound { segment, offset });
-        }
-        page.end = true;
+            let last = place.end_seq() - 1;
+            page.next = page.next.max(last.min(durable));
+            read_bytes += place.header.padded_len() as u64;
+            Ok(read_bytes >= BYTES_MAX && last < durable)
+        })?;
+        (page.is_whole, page.end) = (walked.is_whole, walked.end);
         Ok(page)
     }
 
@@ -223,6 +195,7 @@ mod tests {
 
     use super::super::tests::{Folder, PIPES, change, event, frame, place};
     use super::*;
+    use crate::frame::PAGE;
 
     #[test]
     fn a_timeline_has_what_names_its_item_from_its_creation_on_page_by_page() {
