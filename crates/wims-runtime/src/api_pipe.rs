@@ -14,7 +14,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use wims_stack::{Doc, Field, PATH_KEY};
 
-use crate::dead_letter::{Failure, INVALID_WRITES, Origin, PANICKED};
+use crate::dead_letter::{Failure, INVALID_WRITES, Origin, PANICKED, without_addresses};
 use crate::engine::{Cause, Engine};
 use crate::functions::{CallOutcome, Delivery, DeliveryInput, Reads};
 use crate::io::{ApiCall, CallId, CallReply, Output, PipeRow};
@@ -590,7 +590,8 @@ impl Ended {
 
 fn reason_in(body: Option<&Doc>) -> String {
     let named = |name| body.and_then(|body| body.str(name));
-    named("reason").or(named("detail")).or(named("message")).unwrap_or("no reason given").into()
+    let told = named("reason").or(named("detail")).or(named("message"));
+    without_addresses(told.unwrap_or("no reason given"))
 }
 
 #[cfg(test)]

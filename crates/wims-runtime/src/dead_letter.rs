@@ -120,6 +120,14 @@ impl Way<'_> {
     }
 }
 
+/// What others say, as an event, a log or a dead letter may have it: mail servers and APIs like to
+/// repeat whom something is for.
+pub(crate) fn without_addresses(told: &str) -> String {
+    let words = told.split_whitespace();
+    let words = words.map(|word| if word.contains('@') { "(an address)" } else { word });
+    words.collect::<Vec<_>>().join(" ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,5 +149,13 @@ mod tests {
             assert_eq!(full.str(name), Some(text), "{name}");
         }
         assert_eq!(full.int("RETRY_ATTEMPTS"), Some(3));
+    }
+
+    #[test]
+    fn nobody_is_told_an_address() {
+        let reason = "permanent error (550): 5.1.1 <ada@example.com>: no such user";
+        let told = "permanent error (550): 5.1.1 (an address) no such user";
+        assert_eq!(without_addresses(reason), told);
+        assert_eq!(without_addresses("no\r\nada@example.com\there"), "no (an address) here");
     }
 }

@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crate::dead_letter::without_addresses;
 use crate::driver::calls::Caller;
 use crate::driver::data_dir::{FrameWriter, SegmentFiles};
 use crate::driver::history::HistoryWriter;
@@ -223,25 +224,4 @@ async fn send_mail(mailer: &Mailer, job: MailJob, hub: &Hub) {
         }
     };
     hub.complete(Input::Mailed { mail: job.mail, result });
-}
-
-/// A reason as the log and a dead letter may have it: SMTP servers like to repeat whom a mail is
-/// for.
-fn without_addresses(reason: &str) -> String {
-    let words = reason.split_whitespace();
-    let words = words.map(|word| if word.contains('@') { "(an address)" } else { word });
-    words.collect::<Vec<_>>().join(" ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::without_addresses;
-
-    #[test]
-    fn log_and_dead_letters_are_told_of_no_address() {
-        let reason = "permanent error (550): 5.1.1 <ada@example.com>: no such user";
-        let told = "permanent error (550): 5.1.1 (an address) no such user";
-        assert_eq!(without_addresses(reason), told);
-        assert_eq!(without_addresses("no\r\nada@example.com\there"), "no (an address) here");
-    }
 }
