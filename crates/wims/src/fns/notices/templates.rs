@@ -278,6 +278,14 @@ fn environment() -> Environment<'static> {
     environment.set_auto_escape_callback(|name| {
         if name.ends_with(".html") { AutoEscape::Html } else { AutoEscape::None }
     });
+    // What ends every mail; a team's own templates may include it as well.
+    let ends = [
+        ("order.txt", include_str!("../mails/order.txt")),
+        ("order.html", include_str!("../mails/order.html")),
+    ];
+    for (name, source) in ends {
+        environment.add_template(name, source).expect("a built-in template is sound");
+    }
     environment
 }
 
