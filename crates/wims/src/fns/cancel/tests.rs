@@ -1,13 +1,10 @@
 //! Canceling by the functions alone: at every step of an order's life, whatever its payment comes
 //! to, nothing is held in the end.
 
-use std::collections::BTreeSet;
-
 use wims_runtime::functions::{
     CallOutcome, Delivery, DeliveryInput, RouteFn, TaskInput, TransactFn,
 };
 use wims_runtime::items::Items;
-use wims_stack::table::TRANSACTION_ITEMS_MAX;
 use wims_stack::{EventView, Field, Node};
 
 use super::*;
@@ -72,36 +69,9 @@ impl Shop {
         })
     }
 
-    /// Carries out a transaction as the engine does; false when a condition does not hold.
+    /// Carries out a transaction; false when a condition does not hold.
     fn transact(&mut self, writes: &[Write]) -> bool {
-        assert!(writes.len() <= TRANSACTION_ITEMS_MAX, "{} items", writes.len());
-        let keys: BTreeSet<_> = writes.iter().map(|write| (&write.pk, &write.sk)).collect();
-        assert_eq!(keys.len(), writes.len(), "no item twice");
-        let get = |items: &Items, write: &Write| {
-            items.get(&write.pk, &write.sk).map(|item| item.doc.clone())
-        };
-        let holds = |write: &Write| {
-            let item = get(&self.items, write);
-            write.condition.as_ref().is_none_or(|condition| condition.holds(item.as_ref()))
-        };
-        if !writes.iter().all(holds) {
-            return false;
-        }
-        for write in writes {
-            let old = get(&self.items, write);
-            let new = match &write.action {
-                Action::Put(item) => Some(item.clone()),
-                Action::Update(updates) => {
-                    let old = old.as_ref().expect("what is updated is there");
-                    Some(Update::apply_all(updates, old).expect("numbers are added to numbers"))
-                }
-                Action::Delete => None,
-                Action::Check => old.clone(),
-            };
-            let key = new.clone().or(old).expect("an item before or after");
-            self.set(&key, new);
-        }
-        true
+        sample::transact(&mut self.items, &mut self.seq, writes).is_some()
     }
 
     fn order(&self) -> Doc {
