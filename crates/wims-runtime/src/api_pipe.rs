@@ -169,7 +169,7 @@ impl Engine {
 
     fn delivery_input<'a>(&'a self, api: &ApiPlan, message: &'a Doc) -> DeliveryInput<'a> {
         let reads = Reads::of(self.state.table(api.table));
-        DeliveryInput { message, reads, now_ms: self.now.wall_ms }
+        DeliveryInput { message, reads, now_ms: self.now.wall_ms, clock_ms: self.state.clock_ms }
     }
 
     fn start_call(
@@ -238,7 +238,7 @@ impl Engine {
         let ended = match (known.look_up, api.target.idempotent) {
             (true, _) => Ended::of_look_up(reply),
             (false, false) => Ended::of_call(reply),
-            (false, true) => Ended::of_call(reply).or_refused(),
+            (false, true) => Ended::of_idempotent_call(reply),
         };
         self.end_call(&plan, call, api, ended);
     }
@@ -283,7 +283,7 @@ impl Engine {
             }
             Ended::NotSent => {
                 self.defer(at, api, None, false);
-                self.write_outcome(api, id, &CallOutcome::Deferred)?;
+                self.write_outcome(api, id, &CallOutcome::NotSent)?;
                 self.hide(api, id, 0, 0);
             }
             Ended::Deferred { retry_after_ms, refused } => {
@@ -559,13 +559,15 @@ impl Ended {
         }
     }
 
-    /// Nothing is declined where calls are idempotent: what will never work is a dead letter.
-    fn or_refused(self) -> Ended {
-        match self {
-            Ended::Settled(CallOutcome::Declined(reason)) => {
-                Ended::Refused(Failure::new("402", format!("the API answered 402: {reason}")))
+    /// Nothing is declined where calls are idempotent, and the key is part of the path: what will
+    /// never work, and a key that the API does not know, is a dead letter.
+    fn of_idempotent_call(reply: CallReply) -> Ended {
+        match reply {
+            CallReply::Answered { status: status @ (402 | 404), body, .. } => {
+                let told = format!("the API answered {status}: {}", reason_in(body.as_ref()));
+                Ended::Refused(Failure::new(status.to_string(), told))
             }
-            other => other,
+            other => Ended::of_call(other),
         }
     }
 

@@ -162,6 +162,8 @@ pub struct DeliveryInput<'a> {
     pub reads: Reads<'a>,
     /// Wall time in milliseconds since 1970.
     pub now_ms: u64,
+    /// The engine's own time in milliseconds: it goes on while nothing runs, and never back.
+    pub clock_ms: u64,
 }
 
 /// What a message needs.
@@ -199,7 +201,9 @@ pub enum CallOutcome {
     Succeeded,
     /// Declined with a reason, for good.
     Declined(String),
-    /// Not now: nothing was done, try later.
+    /// It never left: nothing was done, try later.
+    NotSent,
+    /// Not now: nothing was done, as the API says; try later.
     Deferred,
     /// Nobody knows whether it was done.
     Unknown(String),

@@ -138,7 +138,12 @@ impl Engine {
 
     fn notice_input<'a>(&'a self, notices: &NoticesPlan, body: &'a Doc) -> DeliveryInput<'a> {
         let reads = Reads::of(self.state.table(notices.table));
-        DeliveryInput { message: body, reads, now_ms: self.now.wall_ms }
+        DeliveryInput {
+            message: body,
+            reads,
+            now_ms: self.now.wall_ms,
+            clock_ms: self.state.clock_ms,
+        }
     }
 }
 

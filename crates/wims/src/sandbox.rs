@@ -315,8 +315,7 @@ impl Refusal {
             Refusal::NoSuchRoute(_) | Refusal::NotCharged(_) => StatusCode::NOT_FOUND,
             Refusal::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
             Refusal::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Refusal::OtherTerms => StatusCode::UNPROCESSABLE_ENTITY,
-            Refusal::NothingToRefund(_) => StatusCode::CONFLICT,
+            Refusal::OtherTerms | Refusal::NothingToRefund(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Refusal::Throttled { .. } => StatusCode::TOO_MANY_REQUESTS,
             Refusal::Busy => StatusCode::SERVICE_UNAVAILABLE,
             Refusal::Injected | Refusal::LedgerStopped | Refusal::OutcomeUnknown => {

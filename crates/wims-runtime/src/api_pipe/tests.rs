@@ -124,7 +124,7 @@ fn outcome(input: &DeliveryInput<'_>, outcome: &CallOutcome) -> Vec<Write> {
         CallOutcome::Succeeded if sk == "poison" => panic!("poison"),
         CallOutcome::Succeeded => "DONE",
         CallOutcome::Unknown(_) => "UNKNOWN",
-        CallOutcome::Deferred | CallOutcome::NotFound => "NEW",
+        CallOutcome::NotSent | CallOutcome::Deferred | CallOutcome::NotFound => "NEW",
         CallOutcome::Declined(_) | CallOutcome::Refused(_) | CallOutcome::Exhausted(_) => "FAILED",
     };
     vec![becomes(sk, state)]
@@ -290,14 +290,17 @@ fn a_look_up_with_wrong_credentials_pauses_the_pipe_and_the_team_is_told_once() 
 }
 
 #[test]
-fn where_calls_are_idempotent_402_is_a_refusal_and_nothing_else_differs() {
+fn where_calls_are_idempotent_402_and_an_unknown_key_are_refusals_and_nothing_else_differs() {
     let declined = Ended::of_call(answered(402));
     assert!(matches!(&declined, Ended::Settled(CallOutcome::Declined(_))), "{declined:?}");
-    let refused = declined.or_refused();
-    assert!(matches!(&refused, Ended::Refused(failure) if failure.code == "402"), "{refused:?}");
-    for status in [200, 401, 404, 409, 422, 429, 500, 503] {
-        let ended = || Ended::of_call(answered(status));
-        assert_eq!(ended().or_refused(), ended(), "{status}");
+    for status in [402, 404] {
+        let refused = Ended::of_idempotent_call(answered(status));
+        let code = status.to_string();
+        assert!(matches!(&refused, Ended::Refused(told) if told.code == code), "{refused:?}");
+    }
+    for status in [200, 401, 409, 422, 429, 500, 503] {
+        let ended = Ended::of_idempotent_call(answered(status));
+        assert_eq!(ended, Ended::of_call(answered(status)), "{status}");
     }
 }
 

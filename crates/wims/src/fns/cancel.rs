@@ -7,10 +7,11 @@
 //! became of a call, and a refund, are the business of the pipes that follow from the change.
 
 use wims_runtime::functions::{Reads, Refusal, RefusalKind, RouteInput, Routed};
-use wims_stack::{Action, Condition, Doc, Update, Write};
+use wims_stack::{Condition, Doc, Update, Write};
 
 use super::backorders::{departure, queue_of};
-use super::{contacts, update};
+use super::payments::CALL_ENDED;
+use super::{asked_order, contacts, of_stock, update};
 use crate::domain::{
     FulfillmentStatus, InventoryStatus, Line, Move, OrderStatus, PaymentStatus, States, lines,
     stamp,
@@ -33,15 +34,6 @@ pub fn cancel_order(input: &RouteInput<'_>) -> Result<Routed, Refusal> {
     let (reads, now_ms) = (input.reads, input.now_ms);
     let (writes, reply) = cancellation(reads, order, states, reason, Vec::new(), now_ms);
     Ok(Routed { writes, reply })
-}
-
-/// The order a request names, open or closed.
-pub(super) fn asked_order<'a>(input: &RouteInput<'a>) -> Result<&'a Doc, Refusal> {
-    let order_id = input.arguments.str("orderId").unwrap_or("");
-    input.reads.find("orderId", order_id).or(input.history).ok_or_else(|| Refusal {
-        kind: RefusalKind::NotFound,
-        detail: format!("there is no order {order_id}"),
-    })
 }
 
 /// The writes that cancel an order which is neither canceled nor shipped, with more updates of it,
@@ -94,7 +86,7 @@ pub(super) fn cancellation(
 /// telling what became of it that is found out first, though it is tried anew since.
 fn payment_after(order: &Doc, payment: PaymentStatus) -> PaymentStatus {
     match payment {
-        PaymentStatus::Pending if order.get("callEndedAt").is_some() => PaymentStatus::Unknown,
+        PaymentStatus::Pending if order.get(CALL_ENDED).is_some() => PaymentStatus::Unknown,
         PaymentStatus::Pending | PaymentStatus::Declined => PaymentStatus::Voided,
         PaymentStatus::Paid => PaymentStatus::RefundPending,
         PaymentStatus::Processing
@@ -109,15 +101,12 @@ fn payment_after(order: &Doc, payment: PaymentStatus) -> PaymentStatus {
 
 /// What was reserved for a line can be promised again: the change wakes who waits for it.
 fn release(line: &Line<'_>) -> Write {
-    Write {
-        pk: line.sku.pk(),
-        sk: line.sku.sk(),
-        condition: Some(Condition::AtLeast("reserved".into(), line.quantity.into())),
-        action: Action::Update(vec![
-            Update::Add("quantity", line.quantity.into()),
-            Update::Add("reserved", (-line.quantity).into()),
-        ]),
-    }
+    let held = Condition::AtLeast("reserved".into(), line.quantity.into());
+    let updates = vec![
+        Update::Add("quantity", line.quantity.into()),
+        Update::Add("reserved", (-line.quantity).into()),
+    ];
+    of_stock(&line.sku, held, updates)
 }
 
 /// The order leaves the queue of a line's sku, if it waits there: that its stock row changes wakes
@@ -125,12 +114,8 @@ fn release(line: &Line<'_>) -> Write {
 fn leave(reads: Reads<'_>, order: &Doc, line: &Line<'_>) -> Option<[Write; 2]> {
     let order_id = order.str("orderId")?;
     reads.get(&queue_of(&line.sku), order_id)?;
-    let count = Write {
-        pk: line.sku.pk(),
-        sk: line.sku.sk(),
-        condition: Some(Condition::AtLeast("backordered".into(), 1.into())),
-        action: Action::Update(vec![Update::Add("backordered", (-1).into())]),
-    };
+    let waits = Condition::AtLeast("backordered".into(), 1.into());
+    let count = of_stock(&line.sku, waits, vec![Update::Add("backordered", (-1).into())]);
     Some([departure(order_id, &line.sku), count])
 }
 

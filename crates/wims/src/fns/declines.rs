@@ -8,8 +8,9 @@
 use wims_runtime::functions::{Refusal, RefusalKind, RouteInput, Routed, TaskError, TaskInput};
 use wims_stack::{Condition, Doc, Field, Template, Update, Write};
 
-use super::cancel::{asked_order, cancellation};
-use super::{contacts, update};
+use super::cancel::cancellation;
+use super::payments::CALL_ENDED;
+use super::{asked_order, contacts, update};
 use crate::domain::{Move, PaymentStatus, States, stamp};
 
 /// Why an order is canceled that nobody paid in another way.
@@ -37,7 +38,7 @@ pub fn pay_order(input: &RouteInput<'_>) -> Result<Routed, Refusal> {
     // By it the payment message of this change is told from one that was sent before.
     updates.push(Update::SetInt("filledAt", stamp(input.now_ms)));
     updates.push(Update::Set("hasContact", Doc::build(|w| w.bool(true))));
-    updates.extend(["callEndedAt", "graces", "reason"].map(Update::Remove));
+    updates.extend([CALL_ENDED, "graces", "reason"].map(Update::Remove));
     let after = Update::apply_all(&updates, order).expect("the updates only set attributes");
     let guard = Condition::is("paymentStatus", PaymentStatus::Declined.as_str());
     let writes = vec![update(order, Some(guard), updates), stored(order, contact, method)];

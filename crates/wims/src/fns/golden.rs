@@ -136,7 +136,12 @@ impl Store {
     }
 
     fn delivery<'a>(&'a self, message: &'a Doc) -> DeliveryInput<'a> {
-        DeliveryInput { message, reads: Reads::of(&self.items), now_ms: self.now_ms() }
+        DeliveryInput {
+            message,
+            reads: Reads::of(&self.items),
+            now_ms: self.now_ms(),
+            clock_ms: self.now_ms(),
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use wims_runtime::functions::{Refusal, RefusalKind, RouteInput, Routed, TaskErro
 use wims_stack::{Action, Condition, Doc, Field, Update, Write};
 
 use super::backorders::entry;
-use super::update;
+use super::{of_stock, update};
 use crate::domain::{
     DEFAULT_CURRENCY, DEFAULT_QUANTITY, DEFAULT_SKU, DEFAULT_UNIT_PRICE, InventoryStatus, Line,
     Move, ORDER_QUANTITY_MAX, REORDER_POINT, STOCK_MAX, Sku, flat_item, lines, moved,
@@ -45,16 +45,12 @@ fn reserve_line(input: &TaskInput<'_>, line: &Line<'_>) -> Write {
         Condition::AtLeast("quantity".into(), line.quantity.into()),
         Condition::Below("backordered".into(), 1.into()),
     ];
-    Write {
-        pk: line.sku.pk(),
-        sk: line.sku.sk(),
-        condition: Some(Condition::All(is_free)),
-        action: Action::Update(vec![
-            Update::Add("quantity", (-line.quantity).into()),
-            Update::Add("reserved", line.quantity.into()),
-            Update::set_str("lastOrderId", order_id),
-        ]),
-    }
+    let updates = vec![
+        Update::Add("quantity", (-line.quantity).into()),
+        Update::Add("reserved", line.quantity.into()),
+        Update::set_str("lastOrderId", order_id),
+    ];
+    of_stock(&line.sku, Condition::All(is_free), updates)
 }
 
 /// A queue entry of a sku the order is short of, by order sequence, and the sku's count.
@@ -63,12 +59,8 @@ fn wait_for(input: &TaskInput<'_>, line: &Line<'_>) -> [Write; 2] {
         Condition::Below("quantity".into(), line.quantity.into()),
         Condition::AtLeast("backordered".into(), 1.into()),
     ];
-    let count = Write {
-        pk: line.sku.pk(),
-        sk: line.sku.sk(),
-        condition: Some(Condition::Any(is_short)),
-        action: Action::Update(vec![Update::Add("backordered", 1.into())]),
-    };
+    let updates = vec![Update::Add("backordered", 1.into())];
+    let count = of_stock(&line.sku, Condition::Any(is_short), updates);
     [count, entry(input.item.str("orderId").unwrap_or(""), line)]
 }
 

@@ -24,9 +24,12 @@ pub mod waits;
 use std::sync::Arc;
 
 use notices::templates::{SHOP, Templates};
+use wims_runtime::functions::{Refusal, RefusalKind, RouteInput};
 use wims_runtime::{Function, Functions};
 use wims_stack::check::FunctionKind;
 use wims_stack::{Action, Condition, Doc, FunctionRef, Update, Write};
+
+use crate::domain::Sku;
 
 /// All plain functions, by the names constructs refer to.
 static ALL: [(&str, Function); 21] = [
@@ -86,6 +89,21 @@ pub fn kinds() -> Vec<(FunctionKind, String)> {
     let plain = ALL.iter().map(|(name, function)| (kind(function), (*name).to_owned()));
     let notices = [NOTIFY_CUSTOMER, FORGET_CUSTOMER];
     plain.chain(notices.map(|name| (FunctionKind::Notice, name.to_owned()))).collect()
+}
+
+/// The order a request names, open or closed.
+fn asked_order<'a>(input: &RouteInput<'a>) -> Result<&'a Doc, Refusal> {
+    let order_id = input.arguments.str("orderId").unwrap_or("");
+    input.reads.find("orderId", order_id).or(input.history).ok_or_else(|| Refusal {
+        kind: RefusalKind::NotFound,
+        detail: format!("there is no order {order_id}"),
+    })
+}
+
+/// The write that updates the stock row of a sku, if a condition holds of it.
+fn of_stock(sku: &Sku<'_>, condition: Condition, updates: Vec<Update>) -> Write {
+    let (pk, sk) = (sku.pk(), sku.sk());
+    Write { pk, sk, condition: Some(condition), action: Action::Update(updates) }
 }
 
 /// The write that updates an item under its own keys, if a condition still holds of it.

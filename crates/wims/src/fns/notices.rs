@@ -34,20 +34,17 @@ pub enum Cause {
     PaymentDeclined,
     /// It was canceled, and refunded if it was paid.
     Canceled,
-    /// It was refunded, and goes on.
-    Refunded,
     /// It left the warehouse.
     Shipped,
 }
 
 impl Cause {
     /// All of them.
-    pub const ALL: [Cause; 6] = [
+    pub const ALL: [Cause; 5] = [
         Cause::Backordered,
         Cause::BackInStock,
         Cause::PaymentDeclined,
         Cause::Canceled,
-        Cause::Refunded,
         Cause::Shipped,
     ];
 
@@ -58,21 +55,18 @@ impl Cause {
             Cause::BackInStock => "back-in-stock",
             Cause::PaymentDeclined => "payment-declined",
             Cause::Canceled => "canceled",
-            Cause::Refunded => "refunded",
             Cause::Shipped => "shipped",
         }
     }
 
-    /// Of what an event tells the customer of the order. The refund that ends a cancel comes with
-    /// it, and both are one mail.
-    fn of(detail_type: &str, order: &Doc) -> Option<Cause> {
+    /// Of what an event tells the customer of the order. A refund is told with the cancellation that
+    /// it ends.
+    fn of(detail_type: &str) -> Option<Cause> {
         match detail_type {
             "order.backordered" => Some(Cause::Backordered),
             "stock.reserved" => Some(Cause::BackInStock),
             "payment.declined" => Some(Cause::PaymentDeclined),
             "order.canceled" => Some(Cause::Canceled),
-            "payment.refunded" if order.str("status") == Some("CANCELED") => Some(Cause::Canceled),
-            "payment.refunded" => Some(Cause::Refunded),
             "order.shipped" => Some(Cause::Shipped),
             _ => None,
         }
@@ -82,9 +76,7 @@ impl Cause {
     fn is_last(self) -> bool {
         match self {
             Cause::Canceled | Cause::Shipped => true,
-            Cause::Backordered | Cause::BackInStock | Cause::PaymentDeclined | Cause::Refunded => {
-                false
-            }
+            Cause::Backordered | Cause::BackInStock | Cause::PaymentDeclined => false,
         }
     }
 }
@@ -101,7 +93,7 @@ impl<'a> Told<'a> {
     /// `None` of what is no event of an order that a customer is told of.
     fn of(input: &DeliveryInput<'a>) -> Option<Told<'a>> {
         let order = input.message.part("detail")?;
-        let cause = Cause::of(input.message.str("detail-type")?, &order)?;
+        let cause = Cause::of(input.message.str("detail-type")?)?;
         let order_id = order.str("orderId")?.to_owned();
         let contact = input.reads.get(&contact_pk(&order_id), CONTACT_SK);
         Some(Told { cause, order, order_id, contact })

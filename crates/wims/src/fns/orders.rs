@@ -9,7 +9,7 @@ use uuid::Uuid;
 use wims_runtime::functions::{Refusal, RefusalKind, RouteInput, Routed};
 use wims_stack::{Action, Condition, Doc, DocWriter, Field, Update, Write};
 
-use super::{contacts, update};
+use super::{asked_order, contacts, of_stock, update};
 use crate::domain::{
     AMOUNT_MAX, CUSTOMER, DEFAULT_SKU, FulfillmentStatus, InventoryStatus, Line, Move,
     ORDER_QUANTITY_MAX, OrderStatus, PaymentStatus, Sku, lines, moved, stamp,
@@ -194,10 +194,7 @@ fn write_line(w: &mut DocWriter, asked: &Asked<'_>) {
 /// `POST /orders/{orderId}/ship`: arguments `{orderId}`; repeating it changes nothing.
 pub fn ship_order(input: &RouteInput<'_>) -> Result<Routed, Refusal> {
     let order_id = input.arguments.str("orderId").unwrap_or("");
-    let order = input.reads.find("orderId", order_id).or(input.history).ok_or_else(|| Refusal {
-        kind: RefusalKind::NotFound,
-        detail: format!("there is no order {order_id}"),
-    })?;
+    let order = asked_order(input)?;
     match order.str("fulfillmentStatus").and_then(FulfillmentStatus::parse) {
         Some(FulfillmentStatus::Shipped) => {
             return Ok(Routed { writes: Vec::new(), reply: order.clone() });
@@ -210,11 +207,9 @@ pub fn ship_order(input: &RouteInput<'_>) -> Result<Routed, Refusal> {
     let (updates, shipped) = shipped(order, input.now_ms);
     let guard = Condition::is("fulfillmentStatus", FulfillmentStatus::Ready.as_str());
     let mut writes = vec![update(order, Some(guard), updates)];
-    writes.extend(lines(order).iter().map(|line| Write {
-        pk: line.sku.pk(),
-        sk: line.sku.sk(),
-        condition: Some(Condition::AtLeast("reserved".into(), line.quantity.into())),
-        action: Action::Update(vec![Update::Add("reserved", (-line.quantity).into())]),
+    writes.extend(lines(order).iter().map(|line| {
+        let held = Condition::AtLeast("reserved".into(), line.quantity.into());
+        of_stock(&line.sku, held, vec![Update::Add("reserved", (-line.quantity).into())])
     }));
     // Unless a mail needs its address.
     writes.extend(contacts::forget(input.reads, order));

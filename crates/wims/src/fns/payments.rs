@@ -18,6 +18,9 @@ const UNRESERVED_WAIT_MS: u64 = 1_000;
 /// A canceled order is not charged when a look-up finds nothing this long after its call ended:
 /// until then the call may be on the wire.
 const NOT_FOUND_TRUSTED_AFTER_MS: u64 = 60_000;
+/// When the last call ended that did not tell what became of it, on the engine's own clock: people
+/// set the wall clock forward and back.
+pub(super) const CALL_ENDED: &str = "callEndedClock";
 /// A call is under way: only then can one be deferred.
 const PROCESSING: &str = PaymentStatus::Processing.as_str();
 /// A call is under way, or what became of it is looked up.
@@ -77,18 +80,17 @@ pub fn prepare_payment(input: &DeliveryInput<'_>) -> Delivery {
 
 /// Nobody waits for the answer of an earlier look-up: it would not be trusted.
 fn look_up_canceled(input: &DeliveryInput<'_>, order: &Doc) -> Delivery {
-    match not_found_trusted_in_ms(order, input.now_ms) {
+    match not_found_trusted_in_ms(order, input.clock_ms) {
         0 => Delivery::LookUp { key: charge_key(order), writes: Vec::new() },
         delay_ms => Delivery::Hide { delay_ms },
     }
 }
 
 /// How long it takes until a look-up that finds nothing means that the order is not charged.
-fn not_found_trusted_in_ms(order: &Doc, now_ms: u64) -> u64 {
-    let ended_ms = order.int("callEndedAt").and_then(|ended| u64::try_from(ended).ok());
+fn not_found_trusted_in_ms(order: &Doc, clock_ms: u64) -> u64 {
+    let ended_ms = order.int(CALL_ENDED).and_then(|ended| u64::try_from(ended).ok());
     let trusted_ms = ended_ms.map_or(0, |ended| ended.saturating_add(NOT_FOUND_TRUSTED_AFTER_MS));
-    // A clock that was set back shall not let it wait longer.
-    trusted_ms.saturating_sub(now_ms).min(NOT_FOUND_TRUSTED_AFTER_MS)
+    trusted_ms.saturating_sub(clock_ms)
 }
 
 /// Whether a message was sent before the order's stock came: the one that was sent then is its
@@ -125,7 +127,7 @@ fn unknown(input: &DeliveryInput<'_>, order: &Doc, states: States) -> Write {
 /// A call ended, or was found ended, that did not tell what became of it: a cancellation must know
 /// when.
 fn call_ended(input: &DeliveryInput<'_>) -> Update {
-    Update::SetInt("callEndedAt", stamp(input.now_ms))
+    Update::SetInt(CALL_ENDED, stamp(input.clock_ms))
 }
 
 /// The body of a charge. The payment method is the customer's and nowhere but here and in the
@@ -147,23 +149,20 @@ fn request(reads: Reads<'_>, order: &Doc) -> Doc {
     }
 }
 
+/// What an outcome means for an order: from which payment statuses to which, and why. `None` when
+/// it means nothing yet.
+type Meaning<'a> = Option<(&'static [&'static str], PaymentStatus, Option<&'a str>)>;
+
 /// Turns an outcome into the order's next payment status.
 pub fn payment_outcome(input: &DeliveryInput<'_>, outcome: &CallOutcome) -> Vec<Write> {
     let Some(order) = find_order(input) else { return Vec::new() };
     let Some(states) = States::of(order) else { return Vec::new() };
-    if states.is_canceled() {
-        return outcome_of_canceled(input, order, states, outcome);
-    }
-    let (from, to, reason): (&[&str], _, Option<&str>) = match outcome {
-        CallOutcome::Succeeded => (&UNDER_WAY, PaymentStatus::Paid, None),
-        CallOutcome::Declined(reason) => (&UNDER_WAY, PaymentStatus::Declined, Some(reason)),
-        CallOutcome::Deferred => (&[PROCESSING], PaymentStatus::Pending, None),
-        CallOutcome::NotFound => (&UNDER_WAY, PaymentStatus::Pending, None),
-        CallOutcome::Unknown(reason) => (&UNDER_WAY, PaymentStatus::Unknown, Some(reason)),
-        CallOutcome::Refused(reason) | CallOutcome::Exhausted(reason) => {
-            (&UNDER_WAY, PaymentStatus::Failed, Some(reason))
-        }
+    let meaning = if states.is_canceled() {
+        meaning_for_canceled(input, order, outcome)
+    } else {
+        meaning_for_live(outcome)
     };
+    let Some((from, to, reason)) = meaning else { return Vec::new() };
     let mut updates = states.moved(Move::Payment(to), input.now_ms);
     updates.push(reason_of(input, order, reason));
     if is_of_open_end(outcome) {
@@ -172,7 +171,52 @@ pub fn payment_outcome(input: &DeliveryInput<'_>, outcome: &CallOutcome) -> Vec<
     if to == PaymentStatus::Declined {
         updates.push(Update::SetInt("graces", 1));
     }
-    vec![update(order, Some(Condition::is_one_of("paymentStatus", from)), updates)]
+    let guard = Condition::is_one_of("paymentStatus", from);
+    let mut writes = vec![update(order, Some(guard), updates)];
+    if (States { payment: to, ..states }).status() == OrderStatus::Canceled {
+        writes.extend(contacts::forget(input.reads, order));
+    }
+    writes
+}
+
+fn meaning_for_live(outcome: &CallOutcome) -> Meaning<'_> {
+    Some(match outcome {
+        CallOutcome::Succeeded => (&UNDER_WAY, PaymentStatus::Paid, None),
+        CallOutcome::Declined(reason) => (&UNDER_WAY, PaymentStatus::Declined, Some(reason)),
+        CallOutcome::NotSent | CallOutcome::Deferred => {
+            (&[PROCESSING], PaymentStatus::Pending, None)
+        }
+        CallOutcome::NotFound => (&UNDER_WAY, PaymentStatus::Pending, None),
+        CallOutcome::Unknown(reason) => (&UNDER_WAY, PaymentStatus::Unknown, Some(reason)),
+        CallOutcome::Refused(reason) | CallOutcome::Exhausted(reason) => {
+            (&UNDER_WAY, PaymentStatus::Failed, Some(reason))
+        }
+    })
+}
+
+/// What an outcome means for an order that was canceled in the meantime: it is not charged again,
+/// and what was charged is refunded. A call that was given up is looked up once more.
+fn meaning_for_canceled<'a>(
+    input: &DeliveryInput<'_>,
+    order: &Doc,
+    outcome: &'a CallOutcome,
+) -> Meaning<'a> {
+    let (to, reason) = match outcome {
+        CallOutcome::Succeeded => (PaymentStatus::RefundPending, None),
+        CallOutcome::Declined(reason) => (PaymentStatus::Voided, Some(reason.as_str())),
+        CallOutcome::NotFound if not_found_trusted_in_ms(order, input.clock_ms) == 0 => {
+            (PaymentStatus::Voided, None)
+        }
+        CallOutcome::NotFound => return None,
+        // Unless an earlier call may have been carried out.
+        CallOutcome::NotSent if order.get(CALL_ENDED).is_none() => (PaymentStatus::Voided, None),
+        CallOutcome::NotSent | CallOutcome::Deferred => (PaymentStatus::Unknown, None),
+        CallOutcome::Unknown(reason) => (PaymentStatus::Unknown, Some(reason.as_str())),
+        CallOutcome::Refused(reason) | CallOutcome::Exhausted(reason) => {
+            (PaymentStatus::Failed, Some(reason.as_str()))
+        }
+    };
+    Some((&UNDER_WAY, to, reason))
 }
 
 /// The payments API's reason as an order keeps it, and with it events and history: without its
@@ -193,43 +237,10 @@ fn is_of_open_end(outcome: &CallOutcome) -> bool {
         CallOutcome::Deferred | CallOutcome::Unknown(_) | CallOutcome::Exhausted(_) => true,
         CallOutcome::Succeeded
         | CallOutcome::Declined(_)
+        | CallOutcome::NotSent
         | CallOutcome::NotFound
         | CallOutcome::Refused(_) => false,
     }
-}
-
-/// What an outcome means for an order that was canceled in the meantime: it is not charged again,
-/// and what was charged is refunded. A call that was given up is looked up once more.
-fn outcome_of_canceled(
-    input: &DeliveryInput<'_>,
-    order: &Doc,
-    states: States,
-    outcome: &CallOutcome,
-) -> Vec<Write> {
-    let (to, reason) = match outcome {
-        CallOutcome::Succeeded => (PaymentStatus::RefundPending, None),
-        CallOutcome::Declined(reason) => (PaymentStatus::Voided, Some(reason)),
-        CallOutcome::NotFound if not_found_trusted_in_ms(order, input.now_ms) == 0 => {
-            (PaymentStatus::Voided, None)
-        }
-        CallOutcome::NotFound => return Vec::new(),
-        CallOutcome::Deferred => (PaymentStatus::Unknown, None),
-        CallOutcome::Unknown(reason) => (PaymentStatus::Unknown, Some(reason)),
-        CallOutcome::Refused(reason) | CallOutcome::Exhausted(reason) => {
-            (PaymentStatus::Failed, Some(reason))
-        }
-    };
-    let mut updates = states.moved(Move::Payment(to), input.now_ms);
-    updates.extend(reason.map(|reason| reason_of(input, order, Some(reason))));
-    if is_of_open_end(outcome) {
-        updates.push(call_ended(input));
-    }
-    let is_under_way = Condition::is_one_of("paymentStatus", &UNDER_WAY);
-    let mut writes = vec![update(order, Some(is_under_way), updates)];
-    if (States { payment: to, ..states }).status() == OrderStatus::Canceled {
-        writes.extend(contacts::forget(input.reads, order));
-    }
-    writes
 }
 
 #[cfg(test)]

@@ -56,7 +56,10 @@ pub fn refund_outcome(input: &DeliveryInput<'_>, outcome: &CallOutcome) -> Vec<W
         CallOutcome::Declined(reason)
         | CallOutcome::Refused(reason)
         | CallOutcome::Exhausted(reason) => (PaymentStatus::RefundFailed, Some(reason.as_str())),
-        CallOutcome::Deferred | CallOutcome::Unknown(_) | CallOutcome::NotFound => {
+        CallOutcome::NotSent
+        | CallOutcome::Deferred
+        | CallOutcome::Unknown(_)
+        | CallOutcome::NotFound => {
             return Vec::new();
         }
     };

@@ -139,7 +139,7 @@ mod tests {
         let options = SandboxOptions { decline_percent: 100, ..folder.options() };
         let sandbox = Running::start(options).await;
         assert_eq!(sandbox.pay("k1", "order-1").await.status, 402);
-        assert_eq!(sandbox.refund("k1").await.status, 409);
+        assert_eq!(sandbox.refund("k1").await.status, 422);
         sandbox.stop().await;
     }
 

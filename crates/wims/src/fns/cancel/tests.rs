@@ -21,6 +21,8 @@ struct Shop {
     items: Items,
     seq: u64,
     now_ms: u64,
+    /// The wall clock is so much before the engine's own.
+    ahead_ms: i64,
     charged: bool,
     refunded: bool,
 }
@@ -29,8 +31,14 @@ impl Shop {
     /// A shop with so much stock, and one order.
     fn new(stock: i64) -> Shop {
         let now_ms = 1_700_000_000_000;
-        let mut shop =
-            Shop { items: sample::table(), seq: 0, now_ms, charged: false, refunded: false };
+        let mut shop = Shop {
+            items: sample::table(),
+            seq: 0,
+            now_ms,
+            ahead_ms: 0,
+            charged: false,
+            refunded: false,
+        };
         let sku = DEFAULT_SKU;
         let row = Doc::object(&[
             ("backordered", Field::Int(0)),
@@ -67,6 +75,16 @@ impl Shop {
             assert!(self.transact(&writes), "what a route has seen holds: {writes:?}");
             reply
         })
+    }
+
+    fn clock_ms(&self) -> u64 {
+        self.now_ms.checked_add_signed(-self.ahead_ms).expect("clocks are far from zero")
+    }
+
+    /// Somebody sets the wall clock.
+    fn leap(&mut self, ms: i64) {
+        self.now_ms = self.now_ms.checked_add_signed(ms).expect("clocks are far from zero");
+        self.ahead_ms += ms;
     }
 
     /// Carries out a transaction; false when a condition does not hold.
@@ -137,7 +155,12 @@ impl Shop {
     }
 
     fn delivery<'a>(&'a self, message: &'a Doc) -> DeliveryInput<'a> {
-        DeliveryInput { message, reads: Reads::of(&self.items), now_ms: self.now_ms }
+        DeliveryInput {
+            message,
+            reads: Reads::of(&self.items),
+            now_ms: self.now_ms,
+            clock_ms: self.clock_ms(),
+        }
     }
 
     /// The payment message is received; whether a call or a look-up is made.
@@ -352,6 +375,61 @@ fn what_a_look_up_does_not_find_is_believed_a_minute_after_the_call_ended() {
     look_up(&mut shop);
     nothing_found(&mut shop);
     assert_eq!(shop.order().str("status"), Some("CANCELED"));
+}
+
+#[test]
+fn a_call_that_never_left_leaves_nothing_to_wait_for_unless_one_before_it_did() {
+    let mut shop = Shop::new(10);
+    shop.reserve();
+    call(&mut shop);
+    shop.end_call(&CallOutcome::NotSent);
+    let order = shop.cancel().expect("it is allowed");
+    assert_eq!(order.str("status"), Some("CANCELED"), "it was never charged: {order:?}");
+    let mut shop = Shop::new(10);
+    shop.reserve();
+    call(&mut shop);
+    shop.cancel().expect("it is allowed");
+    shop.end_call(&CallOutcome::NotSent);
+    assert_eq!(shop.order().str("status"), Some("CANCELED"));
+    let mut shop = Shop::new(10);
+    shop.reserve();
+    call(&mut shop);
+    shop.end_call(&CallOutcome::Deferred);
+    call(&mut shop);
+    shop.end_call(&CallOutcome::NotSent);
+    let order = shop.cancel().expect("it is allowed");
+    assert_eq!(order.str("paymentStatus"), Some("UNKNOWN"), "a proxy may have sent the first");
+}
+
+#[test]
+fn a_wall_clock_that_leaps_makes_a_look_up_neither_trusted_nor_wait() {
+    for leap_ms in [3_600_000, -3_600_000] {
+        let mut shop = Shop::new(10);
+        shop.reserve();
+        call(&mut shop);
+        unknown(&mut shop);
+        let ended_ms = shop.clock_ms();
+        shop.leap(leap_ms);
+        shop.cancel().expect("it is allowed");
+        assert_eq!(shop.receive_payment(), None, "{leap_ms}");
+        assert_eq!(shop.clock_ms(), ended_ms + TRUSTED_AFTER_MS, "{leap_ms}");
+        look_up(&mut shop);
+        nothing_found(&mut shop);
+        assert_eq!(shop.order().str("status"), Some("CANCELED"), "{leap_ms}");
+    }
+}
+
+#[test]
+fn what_the_payments_api_once_said_is_not_why_an_order_was_canceled() {
+    let mut shop = Shop::new(10);
+    shop.reserve();
+    call(&mut shop);
+    unknown(&mut shop);
+    shop.cancel().expect("it is allowed");
+    shop.rest();
+    let order = shop.order();
+    assert_eq!((order.str("status"), order.str("reason")), (Some("CANCELED"), None));
+    assert_eq!(order.str("cancelReason"), Some("found it cheaper"));
 }
 
 #[test]

@@ -13,7 +13,7 @@ use wims_runtime::functions::{MailText, Reads};
 use wims_stack::Doc;
 
 use super::Cause;
-use crate::domain::lines;
+use crate::domain::{PaymentStatus, lines};
 
 /// How the first line of a text begins; a mail's subject is in no file of its own.
 const SUBJECT: &str = "Subject: ";
@@ -79,7 +79,7 @@ impl Letter {
                 quantity: line.quantity,
             }
         });
-        let refunded = order.str("paymentStatus") == Some("REFUNDED");
+        let refunded = order.str("paymentStatus") == Some(PaymentStatus::Refunded.as_str());
         let currency = order.str("currency").unwrap_or("");
         Letter {
             order_id: said("orderId").unwrap_or_default(),
@@ -87,7 +87,8 @@ impl Letter {
             name,
             lines: lines.collect(),
             total: money(order.int("amount").unwrap_or(0), currency),
-            reason: said("reason").or_else(|| said("cancelReason")),
+            // Of an order that is canceled, why; what the payments API once said is not.
+            reason: said("cancelReason").or_else(|| said("reason")),
             refunded,
             shop: one_line(shop),
         }
@@ -304,7 +305,6 @@ fn built_in(cause: Cause) -> (&'static str, &'static str) {
         Cause::BackInStock => built_in!("back-in-stock"),
         Cause::PaymentDeclined => built_in!("payment-declined"),
         Cause::Canceled => built_in!("canceled"),
-        Cause::Refunded => built_in!("refunded"),
         Cause::Shipped => built_in!("shipped"),
     }
 }

@@ -15,12 +15,11 @@ const ORDER_ID: &str = "00000000-0000-0000-0000-000000000001";
 const EMAIL: &str = "ada@example.com";
 const SHOP: &str = "Ada's shop";
 /// The events of all causes.
-const EVENTS: [(&str, Cause); 6] = [
+const EVENTS: [(&str, Cause); 5] = [
     ("order.backordered", Cause::Backordered),
     ("stock.reserved", Cause::BackInStock),
     ("payment.declined", Cause::PaymentDeclined),
     ("order.canceled", Cause::Canceled),
-    ("payment.refunded", Cause::Refunded),
     ("order.shipped", Cause::Shipped),
 ];
 
@@ -88,7 +87,7 @@ fn event(detail_type: &str, more: &[(&str, Option<Field<'_>>)]) -> Doc {
 }
 
 fn input<'a>(items: &'a Items, event: &'a Doc) -> DeliveryInput<'a> {
-    DeliveryInput { message: event, reads: Reads::of(items), now_ms: 7 }
+    DeliveryInput { message: event, reads: Reads::of(items), now_ms: 7, clock_ms: 7 }
 }
 
 fn told(items: &Items, event: &Doc) -> Notice {
@@ -232,12 +231,16 @@ fn the_last_notice_takes_contact_data_along_however_it_ends() {
 }
 
 #[test]
-fn the_refund_that_ends_a_cancel_is_the_cancels_mail() {
+fn a_cancellation_tells_its_refund_and_its_own_reason() {
     let items = items(&ada());
-    let canceled = [("status", Some(Field::Str("CANCELED")))];
-    let refund = mail(told(&items, &event("payment.refunded", &canceled)));
-    assert_eq!(refund, mail(told(&items, &event("order.canceled", &canceled))));
-    assert!(refund.1.text.contains("We have refunded 5.99 USD"), "{}", refund.1.text);
+    let canceled = [
+        ("cancelReason", Some(Field::Str("ordered twice"))),
+        ("paymentStatus", Some(Field::Str("REFUNDED"))),
+        ("reason", Some(Field::Str("the API answered 500"))),
+    ];
+    let (_, MailText { text, .. }) = mail(told(&items, &event("order.canceled", &canceled)));
+    assert!(text.contains("is canceled (ordered twice). We have refunded 5.99 USD"), "{text}");
+    assert_eq!(told(&items, &event("payment.refunded", &canceled)), nobody());
 }
 
 fn files(files: &[(&str, &str)]) -> Vec<TemplateFile> {
@@ -270,7 +273,7 @@ fn templates_that_cannot_be_used_are_told_all_at_once() {
         ("shipped.txt", "Subject: on its way\n\n{{ order_id }}\n{{ adress }}\n"),
         ("backordered.html", "{% if name %}"),
         ("canceled.txt", "Canceled\n"),
-        ("refunded.html", "{% for line in lines %}{{ line.price }}{% endfor %}"),
+        ("back-in-stock.html", "{% for line in lines %}{{ line.price }}{% endfor %}"),
     ]);
     let Err(TemplatesError(errors)) = Templates::with(files, SHOP) else {
         panic!("they are taken");
@@ -283,7 +286,7 @@ fn templates_that_cannot_be_used_are_told_all_at_once() {
         "shipped.txt:4",
         "backordered.html: syntax error",
         "canceled.txt: its first line must begin with 'Subject: '",
-        "refunded.html: undefined value",
+        "back-in-stock.html: undefined value",
     ] {
         assert!(told.contains(part), "{part} in {told}");
     }
