@@ -7,12 +7,12 @@ use wims_stack::table::{Closed, Index, SORT_KEY, Table};
 use wims_stack::{BusRef, Condition, QueueRef, Stack, TableRef, TopicRef};
 
 use crate::constructs::backorders::{Backorders, BackordersProps};
-use crate::constructs::cancellations::{Cancellations, CancellationsProps};
+use crate::constructs::cancellations::{Cancellations, CancellationsProps, DECLINE_GRACE_MS};
 use crate::constructs::cdc::{Cdc, CdcProps};
 use crate::constructs::customer_notices::{CustomerNotices, CustomerNoticesProps};
 use crate::constructs::fulfillment::{Fulfillment, FulfillmentProps};
 use crate::constructs::inventory_monitor::{InventoryMonitor, InventoryMonitorProps};
-use crate::constructs::observability::{Observability, ObservabilityProps};
+use crate::constructs::observability::{LOG_RETENTION_HOURS, Observability, ObservabilityProps};
 use crate::constructs::orders_api::{OrdersApi, OrdersApiProps};
 use crate::constructs::orders_processor::{OrdersProcessor, OrdersProcessorProps};
 use crate::constructs::payments_api::{PaymentsApi, PaymentsPace};
@@ -33,6 +33,19 @@ pub struct Settings {
     pub log_retention_hours: u64,
     /// Whether customers are mailed what becomes of their orders.
     pub customer_mails: bool,
+}
+
+impl Default for Settings {
+    /// The article's team and payments.
+    fn default() -> Settings {
+        Settings {
+            team_email: "theteam@ourcompany.com".into(),
+            payments: PaymentsPace::default(),
+            decline_grace_ms: DECLINE_GRACE_MS,
+            log_retention_hours: LOG_RETENTION_HOURS,
+            customer_mails: true,
+        }
+    }
 }
 
 /// Declares the system.
@@ -166,22 +179,13 @@ fn wims_table(stack: &mut Stack) -> TableRef {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::constructs::cancellations::DECLINE_GRACE_MS;
-    use crate::constructs::observability::LOG_RETENTION_HOURS;
 
     fn stack() -> Stack {
         stack_that_keeps(LOG_RETENTION_HOURS)
     }
 
     fn stack_that_keeps(log_retention_hours: u64) -> Stack {
-        let (team_email, payments) = ("theteam@ourcompany.com".into(), PaymentsPace::default());
-        wims_stack(&Settings {
-            team_email,
-            payments,
-            decline_grace_ms: DECLINE_GRACE_MS,
-            log_retention_hours,
-            customer_mails: true,
-        })
+        wims_stack(&Settings { log_retention_hours, ..Settings::default() })
     }
 
     #[test]

@@ -15,9 +15,6 @@ use wims_runtime::{Engine, EngineOptions};
 use wims_stack::{Doc, Field};
 
 use crate::cli::{EXIT_CONFIG, Failure, say};
-use crate::constructs::cancellations::DECLINE_GRACE_MS;
-use crate::constructs::observability::LOG_RETENTION_HOURS;
-use crate::constructs::payments_api::PaymentsPace;
 use crate::fns;
 use crate::stack::{Settings, wims_stack};
 
@@ -54,14 +51,7 @@ struct Report {
 /// # Errors
 /// When the stack cannot run.
 pub fn run(args: &EngineArgs) -> Result<(), Failure> {
-    let settings = Settings {
-        team_email: "team@localhost".into(),
-        payments: PaymentsPace::default(),
-        decline_grace_ms: DECLINE_GRACE_MS,
-        log_retention_hours: LOG_RETENTION_HOURS,
-        customer_mails: true,
-    };
-    let stack = wims_stack(&settings);
+    let stack = wims_stack(&Settings::default());
     let now = Now { wall_ms: 1_700_000_000_000, mono_us: 0 };
     let started =
         Engine::start(&stack, &fns::all(), &mut NoSegments, EngineOptions::default(), now);

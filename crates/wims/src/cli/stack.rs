@@ -16,9 +16,7 @@ use wims_stack::{
 };
 
 use crate::cli::{EXIT_CONFIG, Failure, say};
-use crate::constructs::cancellations::DECLINE_GRACE_MS;
-use crate::constructs::observability::LOG_RETENTION_HOURS;
-use crate::constructs::payments_api::{PAYMENTS_API, PaymentsPace};
+use crate::constructs::payments_api::PAYMENTS_API;
 use crate::domain::{
     BACKORDER, BUSINESS_SOURCE, CDC_EVENT, CONTACT, CONTACT_OF, CUSTOMER, INVENTORY, PROJECT_SOURCE,
 };
@@ -105,13 +103,7 @@ fn chosen(path: Option<&Path>) -> Result<Stack, Failure> {
 }
 
 fn built_in() -> Stack {
-    wims_stack(&Settings {
-        team_email: "theteam@ourcompany.com".into(),
-        payments: PaymentsPace::default(),
-        decline_grace_ms: DECLINE_GRACE_MS,
-        log_retention_hours: LOG_RETENTION_HOURS,
-        customer_mails: true,
-    })
+    wims_stack(&Settings::default())
 }
 
 /// Everything there is to say about a stack that is to run here, the worst first.

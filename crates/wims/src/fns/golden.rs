@@ -19,12 +19,8 @@ use wims_stack::json::to_value;
 use wims_stack::{Action, Doc, EventView, Field, Node, Update, Write};
 
 use super::cdc_enrichment::{BUSINESS_EVENTS, cdc_enrichment, cdc_event_v1};
-use super::{cancel, fulfillment, inventory, orders, payments, refunds};
-use crate::constructs::cancellations::DECLINE_GRACE_MS;
-use crate::constructs::observability::LOG_RETENTION_HOURS;
-use crate::constructs::payments_api::PaymentsPace;
+use super::{cancel, fulfillment, inventory, orders, payments, refunds, sample};
 use crate::domain::{CDC_EVENT, CUSTOMER, DEFAULT_SKU, INVENTORY, PROJECT_SOURCE};
-use crate::stack::{Settings, wims_stack};
 
 /// Wall time of the first change; each is a millisecond later than the one before.
 const BEGAN_MS: u64 = 1_700_000_000_000;
@@ -40,17 +36,7 @@ struct Store {
 
 impl Store {
     fn new() -> Store {
-        let team_email = "theteam@ourcompany.com".into();
-        let (payments, log_retention_hours) = (PaymentsPace::default(), LOG_RETENTION_HOURS);
-        let stack = wims_stack(&Settings {
-            team_email,
-            payments,
-            decline_grace_ms: DECLINE_GRACE_MS,
-            log_retention_hours,
-            customer_mails: true,
-        });
-        let table = stack.tables.into_iter().next().expect("the stack has a table");
-        Store { items: Items::new(table), changes: Vec::new() }
+        Store { items: sample::table(), changes: Vec::new() }
     }
 
     fn now_ms(&self) -> u64 {

@@ -8,20 +8,11 @@ use wims_runtime::items::Items;
 use wims_stack::table::TRANSACTION_ITEMS_MAX;
 use wims_stack::{Action, Doc, Update, Write};
 
-use crate::constructs::cancellations::DECLINE_GRACE_MS;
-use crate::constructs::observability::LOG_RETENTION_HOURS;
-use crate::constructs::payments_api::PaymentsPace;
 use crate::stack::{Settings, wims_stack};
 
 /// The table of the stack, without items.
 pub(super) fn table() -> Items {
-    let stack = wims_stack(&Settings {
-        team_email: "theteam@ourcompany.com".into(),
-        payments: PaymentsPace::default(),
-        decline_grace_ms: DECLINE_GRACE_MS,
-        log_retention_hours: LOG_RETENTION_HOURS,
-        customer_mails: true,
-    });
+    let stack = wims_stack(&Settings::default());
     Items::new(stack.tables.into_iter().next().expect("the stack has a table"))
 }
 

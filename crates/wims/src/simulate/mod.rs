@@ -31,7 +31,6 @@ use wims_runtime::sim::{Counts, Outside, SimHistory, Verdict, Violation, World, 
 use wims_runtime::{EngineBugs, Functions};
 use wims_stack::{Doc, Stack};
 
-use crate::constructs::observability::LOG_RETENTION_HOURS;
 use crate::constructs::payments_api::PaymentsPace;
 use crate::fns;
 use crate::stack::{Settings, wims_stack};
@@ -232,13 +231,7 @@ fn settings(rng: &mut Rng) -> Settings {
         in_flight_max: rng.usize(1..=16),
         timeout_ms: 10_000,
     };
-    Settings {
-        team_email: "theteam@ourcompany.com".into(),
-        payments,
-        decline_grace_ms: DECLINE_GRACE_MS,
-        log_retention_hours: LOG_RETENTION_HOURS,
-        customer_mails: true,
-    }
+    Settings { payments, decline_grace_ms: DECLINE_GRACE_MS, ..Settings::default() }
 }
 
 /// Short runs have segments so small that sweeps and removals happen in them.

@@ -17,9 +17,6 @@ use wims_runtime::sim::{Outside, SimHistory, Verdict, Violation, World, WorldOpt
 use wims_runtime::{EngineBugs, Functions};
 use wims_stack::{Doc, Field, Stack};
 
-use crate::constructs::cancellations::DECLINE_GRACE_MS;
-use crate::constructs::observability::LOG_RETENTION_HOURS;
-use crate::constructs::payments_api::PaymentsPace;
 use crate::domain::{DEFAULT_SKU, Sku, TABLE};
 use crate::fns;
 use crate::stack::{Settings, wims_stack};
@@ -31,13 +28,7 @@ const ANSWER_US: u64 = 10_000;
 const HOUR_S: u64 = 3_600;
 
 fn stack() -> Stack {
-    wims_stack(&Settings {
-        team_email: TEAM.into(),
-        payments: PaymentsPace::default(),
-        decline_grace_ms: DECLINE_GRACE_MS,
-        log_retention_hours: LOG_RETENTION_HOURS,
-        customer_mails: true,
-    })
+    wims_stack(&Settings { team_email: TEAM.into(), ..Settings::default() })
 }
 
 /// What is around the engine: a payments API that answers with the status it is told, and a mail
